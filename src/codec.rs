@@ -1,0 +1,119 @@
+//! The only place that knows how values become bytes: bincode 2, little-endian, variable-length integers.
+//!
+//! Decoding is for bytes that somebody else wrote. It never panics, never reserves more than 4 KiB and 256 times
+//! its input, whatever lengths that claims, and refuses trailing bytes.
+//!
+//! The format has no names and no versions in it. What is kept or sent is versioned around it: rounds and snapshot
+//! files carry a format version, connections agree on one by ALPN.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Why bytes are not a value of the expected type. The sender, or the disk, is to blame.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The bytes are not an encoding of the type.
+    #[error("malformed {what}: {reason}")]
+    Malformed {
+        /// The Rust name of the expected type.
+        what: &'static str,
+        /// What the decoder stumbled over.
+        reason: String,
+    },
+    /// A value was read and bytes are left.
+    #[error("{left} bytes follow a {what}")]
+    TrailingBytes {
+        /// The Rust name of the expected type.
+        what: &'static str,
+        /// How many bytes are left.
+        left: usize,
+    },
+}
+
+const CONFIG: bincode::config::Configuration = bincode::config::standard();
+
+/// Encodes a value.
+///
+/// # Panics
+/// If the type's `Serialize` fails, which none of this package's types do: their encoding is total.
+#[must_use]
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    bincode::serde::encode_to_vec(value, CONFIG).expect("encoding to memory cannot fail")
+}
+
+/// Appends the encoding of a value to `buffer`.
+///
+/// # Panics
+/// As [`encode`].
+pub fn encode_into<T: Serialize>(value: &T, buffer: &mut Vec<u8>) {
+    bincode::serde::encode_into_std_write(value, buffer, CONFIG).expect("encoding to memory cannot fail");
+}
+
+/// Decodes a value that fills `bytes` exactly.
+///
+/// # Errors
+/// [`DecodeError`] when the bytes are not one value of the type.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let what = std::any::type_name::<T>();
+    let (value, used) = decode_prefix(bytes)?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        left => Err(DecodeError::TrailingBytes { what, left }),
+    }
+}
+
+/// Decodes a value from the front of `bytes` and says how many bytes it took.
+///
+/// # Errors
+/// [`DecodeError::Malformed`] when `bytes` does not begin with a value of the type.
+pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    // A byte string is reserved in full before it is read, bounded by the decoder's limit alone, which is a constant.
+    // It counts integers by their size in memory, up to 16 times their encoding; hence the smallest constant that
+    // is at least 16 times the input.
+    let decoded = match bytes.len() {
+        0..=0x100 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x1000>()),
+        0x101..=0x1000 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x1_0000>()),
+        0x1001..=0x1_0000 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x10_0000>()),
+        0x1_0001..=0x10_0000 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x100_0000>()),
+        0x10_0001..=0x100_0000 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x1000_0000>()),
+        _ => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x10_0000_0000>()),
+    };
+    decoded.map_err(|error| DecodeError::Malformed { what: std::any::type_name::<T>(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn a_value_survives_the_round_trip() {
+        let value = (1u64, Some(Bytes::from_static(b"abc")), vec!["x".to_owned()]);
+        assert_eq!(decode::<(u64, Option<Bytes>, Vec<String>)>(&encode(&value)).unwrap(), value);
+    }
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        let mut bytes = encode(&7u32);
+        bytes.push(0);
+        assert!(matches!(decode::<u32>(&bytes), Err(DecodeError::TrailingBytes { left: 1, .. })));
+    }
+
+    #[test]
+    fn small_integers_fill_an_input_without_reaching_the_limit() {
+        for count in [1usize, 250, 5_000, 70_000, 2_000_000] {
+            let value = vec![1u128; count];
+            assert_eq!(decode::<Vec<u128>>(&encode(&value)).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_the_input_is_an_error_and_reserves_nothing() {
+        // A vector that claims 2^60 elements: the decoder must find out before it makes room for them.
+        let mut bytes = vec![253];
+        bytes.extend_from_slice(&(1u64 << 60).to_le_bytes());
+        assert!(matches!(decode::<Vec<u64>>(&bytes), Err(DecodeError::Malformed { .. })));
+        assert!(matches!(decode::<Bytes>(&bytes), Err(DecodeError::Malformed { .. })));
+        assert!(matches!(decode::<String>(&bytes), Err(DecodeError::Malformed { .. })));
+    }
+}

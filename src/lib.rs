@@ -1,0 +1,22 @@
+//! zraft replicates any WebAssembly component.
+
+pub mod codec;
+pub mod machine;
+pub mod protocol;
+pub mod raft;
+pub mod replica;
+pub mod types;
+
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "client")]
+pub mod transport;
+
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod node;
+#[cfg(feature = "server")]
+pub mod store;
+#[cfg(feature = "server")]
+pub mod wasm;

@@ -1,0 +1,191 @@
+//! The seam between the replicated machine and the state machine that a user brings: a component run by `wasm/`, or
+//! Rust code in process.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Names a piece of a backend's data for triggers; its meaning is the backend's own.
+pub type Key = Bytes;
+
+/// What a backend answers to a command or a query: a reply, or a refusal. A refusal is a normal answer, the same on
+/// every replica; it is not a fault.
+pub type BackendReply = Result<Bytes, String>;
+
+/// Where in the log a call stands: the only index and time that a backend may see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// The entry being applied; for a query, the last one applied.
+    pub index: u64,
+    /// That entry's time in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+}
+
+/// One committed command, as a backend sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendCommand {
+    /// Where it stands.
+    pub at: Moment,
+    /// Set for an ephemeral command: what it writes lives as long as this session.
+    pub session: Option<u64>,
+    /// What the client wrote.
+    pub data: Bytes,
+}
+
+/// What became of one command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendOutcome {
+    /// What the client is told.
+    pub reply: BackendReply,
+    /// The keys whose data changed.
+    pub changed: Vec<Key>,
+}
+
+/// The answer to a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendAnswer {
+    /// What the client is told.
+    pub reply: BackendReply,
+    /// The keys that the reply depends on.
+    pub watched: Vec<Key>,
+}
+
+/// Where the state being restored comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// `version` of the backend that wrote the snapshot.
+    pub version: String,
+    /// The bytes given when the cluster was created.
+    pub config: Bytes,
+    /// Set when a running cluster moves to this backend: the operator's migration argument.
+    pub migration: Option<Bytes>,
+}
+
+/// A call into a backend did not return. The instance is dead and must not be called again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The guest is to blame: the call would fail on any node with the same budget and history.
+    #[error("the backend failed ({kind}): {message}")]
+    Guest {
+        /// What it did.
+        kind: GuestFault,
+        /// What the engine or the guest said about it.
+        message: String,
+    },
+    /// This node is to blame: out of memory, out of address space, a watchdog. Never an outcome; the replica stops.
+    #[error("this node could not run the backend: {0}")]
+    Host(String),
+}
+
+/// What a guest did wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestFault {
+    /// It trapped: a panic, a bad access, an explicit `unreachable`.
+    Trap,
+    /// It used up its fuel.
+    OutOfFuel,
+    /// It asked for more memory or table space than its budget.
+    OutOfMemory,
+    /// It recursed too deeply.
+    StackOverflow,
+    /// It returned something the contract does not allow, such as too few outcomes.
+    BrokenContract,
+}
+
+impl std::fmt::Display for GuestFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Trap => "trap",
+            Self::OutOfFuel => "out of fuel",
+            Self::OutOfMemory => "out of memory",
+            Self::StackOverflow => "stack overflow",
+            Self::BrokenContract => "broken contract",
+        })
+    }
+}
+
+/// Why a backend could not be started from its config or from a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// The backend said no: the config or the snapshot is not one it can use.
+    #[error("the backend refused to start: {0}")]
+    Refused(String),
+    /// The backend died trying.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The snapshot could not be read.
+    #[error("the snapshot could not be read: {0}")]
+    Source(String),
+}
+
+/// One running instance of a user's state machine. After a [`Fault`] it is dead: drop it.
+///
+/// Everything it does must follow from its state and the arguments of the call. How commands are split into batches
+/// differs between replicas and must not matter.
+pub trait Backend: Send {
+    /// Names the format of this backend's state.
+    ///
+    /// # Errors
+    /// [`Fault`] when the call did not return.
+    fn version(&mut self) -> Result<String, Fault>;
+
+    /// Applies committed commands in order, with one outcome for each.
+    ///
+    /// # Errors
+    /// [`Fault`] when the call did not return, or returned another number of outcomes.
+    fn apply(&mut self, commands: &[BackendCommand]) -> Result<Vec<BackendOutcome>, Fault>;
+
+    /// Reads. `at` is the last applied entry.
+    ///
+    /// # Errors
+    /// [`Fault`] when the call did not return.
+    fn query(&mut self, at: Moment, request: &[u8]) -> Result<BackendAnswer, Fault>;
+
+    /// Ends a session: removes its ephemeral data and returns the changed keys.
+    ///
+    /// # Errors
+    /// [`Fault`] when the call did not return.
+    fn expire_session(&mut self, at: Moment, session: u64) -> Result<Vec<Key>, Fault>;
+
+    /// Writes the whole state to `sink`, in chunks of at most `max_chunk_bytes`. `at` is the last applied entry.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Fault`] when a call did not return, [`SnapshotError::Sink`] when the sink refused a chunk;
+    /// after the latter the instance is alive.
+    fn snapshot(
+        &mut self,
+        at: Moment,
+        max_chunk_bytes: u32,
+        sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
+    ) -> Result<(), SnapshotError>;
+}
+
+/// Why a snapshot was not written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// The backend died writing it.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// It could not be stored.
+    #[error("the snapshot could not be stored: {0}")]
+    Sink(String),
+}
+
+/// Makes instances of one backend.
+pub trait BackendFactory: Send + Sync {
+    /// An instance with empty state.
+    ///
+    /// # Errors
+    /// [`StartError`] when the backend refuses the config or dies.
+    fn init(&self, at: Moment, config: &[u8]) -> Result<Box<dyn Backend>, StartError>;
+
+    /// An instance with the state of a snapshot. `chunks` returns `None` after the last one.
+    ///
+    /// # Errors
+    /// [`StartError`] when the backend refuses the snapshot or dies, or the source fails.
+    fn restore(
+        &self,
+        at: Moment,
+        origin: &Origin,
+        chunks: &mut dyn FnMut() -> Result<Option<Bytes>, String>,
+    ) -> Result<Box<dyn Backend>, StartError>;
+}

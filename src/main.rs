@@ -1,0 +1,3 @@
+//! The `zraft` program.
+
+fn main() {}

@@ -1,0 +1,208 @@
+//! What Raft keeps and what it says: entries, hard state, snapshots' metadata, and the messages between peers.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Incarnation, Index, LogPosition, PeerId, Term};
+
+/// One entry of the replicated log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The term of the leader that made it.
+    pub term: Term,
+    /// Its position in the log.
+    pub index: Index,
+    /// Milliseconds since the Unix epoch by the leader's clock, never before the previous entry's: the only time
+    /// that replicated state may depend on.
+    pub time_ms: u64,
+    /// What it says.
+    pub payload: Payload,
+}
+
+impl Entry {
+    /// What an entry takes beyond its data when bytes are budgeted, roughly its encoded header.
+    pub const OVERHEAD_BYTES: usize = 32;
+
+    /// Where the entry stands.
+    #[must_use]
+    pub fn position(&self) -> LogPosition {
+        LogPosition::new(self.term, self.index)
+    }
+
+    /// The size that budgets count, in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        Self::OVERHEAD_BYTES
+            + match &self.payload {
+                Payload::Noop => 0,
+                Payload::Membership(configuration) => configuration.size_bytes(),
+                Payload::Data(data) => data.len(),
+            }
+    }
+}
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Payload {
+    /// Nothing: a new leader's first entry, which commits the entries of older terms (thesis section 3.6.2).
+    Noop,
+    /// The set of peers from this entry on (thesis chapter 4).
+    Membership(Configuration),
+    /// A command for the machine, opaque here.
+    Data(Bytes),
+}
+
+/// The peers of a cluster. In effect from the moment it is in a peer's log (thesis section 4.1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// Who votes and counts for commitment, and where each lives.
+    pub voters: BTreeMap<Incarnation, PeerId>,
+}
+
+impl Configuration {
+    /// Whether the peer belongs to the cluster.
+    #[must_use]
+    pub fn contains(&self, peer: Incarnation) -> bool {
+        self.voters.contains_key(&peer)
+    }
+
+    /// Where the peer lives.
+    #[must_use]
+    pub fn address(&self, peer: Incarnation) -> Option<&PeerId> {
+        self.voters.get(&peer)
+    }
+
+    /// Every peer that gets the log.
+    pub fn members(&self) -> impl Iterator<Item = Incarnation> + '_ {
+        self.voters.keys().copied()
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.voters.len() * (8 + PeerId::MAX_NAME_LEN)
+    }
+}
+
+/// What a peer must remember across a crash besides its log (Figure 2 of the Raft paper).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardState {
+    /// The latest term the peer has seen.
+    pub term: Term,
+    /// Whom it voted for in that term.
+    pub vote: Option<Incarnation>,
+    /// A lower bound of what is committed. Written along with the other two and never for its own sake: it lets a
+    /// restarted peer apply at once what it is known to have applied.
+    pub commit: Index,
+}
+
+/// Names a snapshot and says what Raft needs to continue from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotMeta {
+    /// The last entry that the snapshot covers.
+    pub position: LogPosition,
+    /// That entry's time, so that time goes on from there.
+    pub time_ms: u64,
+    /// The configuration in effect at that entry.
+    pub configuration: Configuration,
+}
+
+/// A message from one peer to another of its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Who says it.
+    pub from: Incarnation,
+    /// Who is meant. A node without that peer's files does not answer.
+    pub to: Incarnation,
+    /// The sender's term; for a pre-vote and a pre-vote granted, the term the candidate would run in.
+    pub term: Term,
+    /// What is said.
+    pub message: Message,
+}
+
+/// What one peer says to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Would you vote for me? Changes nothing at the receiver (thesis section 9.6).
+    PreVote {
+        /// The last entry of the candidate's log.
+        last: LogPosition,
+    },
+    /// The answer to a pre-vote.
+    PreVoteReply {
+        /// Whether the vote would be given.
+        granted: bool,
+    },
+    /// Vote for me (RequestVote, thesis section 3.4).
+    Vote {
+        /// The last entry of the candidate's log.
+        last: LogPosition,
+    },
+    /// The answer to a vote request. Leaves only after the vote is durable.
+    VoteReply {
+        /// Whether the vote is given.
+        granted: bool,
+    },
+    /// Entries to append (AppendEntries, thesis section 3.5).
+    Append {
+        /// The entry before the first of `entries`.
+        prev: LogPosition,
+        /// The entries, without gaps; none when the leader probes or announces a commit.
+        entries: Vec<Entry>,
+        /// What the leader knows to be committed.
+        commit: Index,
+    },
+    /// The answer to an append or a snapshot. An acceptance leaves only after the entries are durable.
+    AppendReply(AppendReply),
+    /// I am the leader (thesis section 3.4), and: are you still with me? (thesis section 6.4)
+    Heartbeat {
+        /// What the leader knows to be committed, never beyond what the receiver is known to hold.
+        commit: Index,
+        /// Numbers the leader's rounds within its term. An answer carries it back.
+        round: u64,
+    },
+    /// The answer to a heartbeat.
+    HeartbeatReply {
+        /// The round that is answered.
+        round: u64,
+    },
+    /// At which index may I serve these reads? (thesis section 6.4, "leader's role in processing reads")
+    ReadIndex {
+        /// Names the attempt; never used twice by its peer in one life of the process.
+        id: ReadId,
+    },
+    /// The answer to a read-index request.
+    ReadIndexReply {
+        /// The attempt that is answered.
+        id: ReadId,
+        /// State at or beyond this index is current as of the request.
+        index: Index,
+    },
+    /// Take this snapshot in place of entries I no longer have (InstallSnapshot, thesis section 5.3). Its bytes
+    /// travel beside the message, which reaches Raft once they are all there and checked.
+    Snapshot {
+        /// The snapshot.
+        meta: SnapshotMeta,
+    },
+}
+
+/// The answer to [`Message::Append`] and [`Message::Snapshot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppendReply {
+    /// The follower's log equals the leader's up to `matched`.
+    Accepted {
+        /// The last index known to be equal.
+        matched: Index,
+    },
+    /// The follower's log does not hold `prev`.
+    Rejected {
+        /// The index of the `prev` that was refused, so that a late answer is recognized.
+        prev: Index,
+        /// The last position where the logs may agree: the leader goes back by whole terms (thesis section 3.5).
+        hint: LogPosition,
+    },
+}
+
+/// Names one attempt to learn a read index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ReadId(pub u64);
