@@ -5,6 +5,7 @@ pub mod machine;
 pub mod protocol;
 pub mod raft;
 pub mod replica;
+pub mod settings;
 pub mod types;
 
 #[cfg(feature = "client")]

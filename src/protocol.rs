@@ -1,1 +1,219 @@
-//! Under construction.
+//! What clients and nodes say to each other: one [`Request`] and one [`Reply`] a stream, each a length-prefixed frame
+//! encoded by [`codec`](crate::codec). [`Request::Create`] is followed by the component's bytes on the same stream.
+//!
+//! The version of the protocol is agreed on by ALPN when the connection is made.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::settings::Settings;
+use crate::types::{ClusterId, Digest, Incarnation, Index, NodeAddr, PeerId, RoleName, Term};
+
+/// Most bytes of a command or a query.
+pub const MAX_DATA_BYTES: usize = 1 << 20;
+/// Most bytes of a backend's reply that reach a client.
+pub const MAX_REPLY_BYTES: usize = 16 << 20;
+/// Most bytes of a request's or a reply's frame: data and what surrounds it.
+pub const MAX_FRAME_BYTES: usize = MAX_REPLY_BYTES + (64 << 10);
+/// Most bytes of a component.
+pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
+/// Most bytes of the config that a backend is initialized with.
+pub const MAX_CONFIG_BYTES: usize = 1 << 20;
+/// Most peers of a cluster.
+pub const MAX_PEERS: usize = 15;
+/// Longest time a node lets a request wait, in milliseconds.
+pub const MAX_REQUEST_TIMEOUT_MS: u64 = 60_000;
+
+/// What a client asks of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Replicate and apply a command. Only the leader can; another peer answers [`RequestError::NotLeader`].
+    Write {
+        /// The peer's name on the node.
+        peer: String,
+        /// What the backend gets.
+        data: Bytes,
+        /// How long the node lets the request wait, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Read linearizably. Every peer can.
+    Query {
+        /// The peer's name on the node.
+        peer: String,
+        /// What the backend gets.
+        request: Bytes,
+        /// How long the node lets the request wait, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// How is the node, and how are its peers?
+    Status,
+    /// Create a cluster. The component's bytes follow on the stream.
+    Create(CreateCluster),
+}
+
+/// A cluster to be created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateCluster {
+    /// Its peers. The first one lives on the node that is asked.
+    pub peers: Vec<PeerId>,
+    /// The digest of the component that follows.
+    pub component: Digest,
+    /// The component's size.
+    pub component_size_bytes: u64,
+    /// What the backend is initialized with.
+    pub config: Bytes,
+    /// The cluster's settings.
+    pub settings: Settings,
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The command was applied at this index, and this is what the backend said: a reply or a refusal.
+    Written {
+        /// The command's place in the log.
+        index: Index,
+        /// The backend's answer.
+        reply: Result<Bytes, String>,
+    },
+    /// What the backend said to the query.
+    Answered {
+        /// The backend's answer.
+        reply: Result<Bytes, String>,
+    },
+    /// The node and its peers.
+    Status(NodeStatus),
+    /// The cluster exists on all its peers.
+    Created {
+        /// The new cluster.
+        cluster: ClusterId,
+    },
+    /// The request failed.
+    Failed(RequestError),
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum RequestError {
+    /// Only the leader can do it. Nothing was changed.
+    #[error("this peer is not the leader{}", match leader { Some(leader) => format!("; {leader} is"), None => String::new() })]
+    NotLeader {
+        /// The leader, as far as this peer knows.
+        leader: Option<PeerId>,
+    },
+    /// No leader could be asked in time. Nothing was changed.
+    #[error("the cluster has no leader that this peer can reach; are most of its peers running?")]
+    NoLeader,
+    /// The peer has too much to do. Nothing was changed.
+    #[error("the peer has too many requests waiting; try again in a moment")]
+    Overloaded,
+    /// The leader changed and another entry took the write's place. Nothing was changed.
+    #[error("the leader changed before the write was replicated; it was not applied")]
+    NotApplied,
+    /// The write may have been applied, or may yet be.
+    #[error("it is not known whether the write was applied")]
+    Unknown,
+    /// There is no such peer on the node.
+    #[error("there is no peer '{name}' on node {node}")]
+    NoSuchPeer {
+        /// The name that was asked for.
+        name: String,
+        /// The node that was asked.
+        node: NodeAddr,
+    },
+    /// The peer has stopped and serves nothing until its operator has acted.
+    #[error("the peer has stopped: {reason}")]
+    PeerStopped {
+        /// Why.
+        reason: String,
+    },
+    /// The backend died of the query.
+    #[error("the backend died of this query ({message}); the state is not affected")]
+    BackendFault {
+        /// What it died of.
+        message: String,
+    },
+    /// The certificate's role does not allow it.
+    #[error("this needs an admin certificate; yours is for {identity}")]
+    PermissionDenied {
+        /// Who asked.
+        identity: String,
+    },
+    /// The request is not one a node can carry out.
+    #[error("{reason}")]
+    Invalid {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A cluster could not be created. Nothing of it is left behind.
+    #[error("the cluster was not created: {}", format_failures(failures))]
+    NotCreated {
+        /// Every peer that could not start, with the reason.
+        failures: Vec<PeerFailure>,
+    },
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// Why a peer could not start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerFailure {
+    /// The peer.
+    pub peer: PeerId,
+    /// Why.
+    pub reason: String,
+}
+
+fn format_failures(failures: &[PeerFailure]) -> String {
+    let lines: Vec<_> = failures.iter().map(|failure| format!("{}: {}", failure.peer, failure.reason)).collect();
+    lines.join("; ")
+}
+
+/// How a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its advertised address.
+    pub node: NodeAddr,
+    /// The version of zraft it runs.
+    pub version: String,
+    /// The engine that runs components. Replicas of one cluster should run the same.
+    pub engine: String,
+    /// Its peers, by name.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// How a peer is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The peer.
+    pub peer: PeerId,
+    /// Its life's number.
+    pub incarnation: Incarnation,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its backend.
+    pub component: Digest,
+    /// Its role.
+    pub role: RoleName,
+    /// Its term.
+    pub term: Term,
+    /// The leader it follows.
+    pub leader: Option<PeerId>,
+    /// The cluster's peers, as it knows them.
+    pub members: Vec<PeerId>,
+    /// The last entry of its log.
+    pub last: Index,
+    /// The first entry its log still holds.
+    pub first: Index,
+    /// The last entry it knows to be committed.
+    pub commit: Index,
+    /// The last entry its machine has applied.
+    pub applied: Index,
+    /// The hash chain at `applied`: equal on two peers that applied the same.
+    pub chain: Digest,
+    /// The last entry its snapshot covers; zero without one.
+    pub snapshot: Index,
+    /// Set when the peer has stopped: why.
+    pub stopped: Option<String>,
+}

@@ -76,6 +76,30 @@ impl fmt::Display for LogPosition {
     }
 }
 
+/// The roles of a peer (thesis section 3.3; pre-candidate: section 9.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RoleName {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether an election would succeed.
+    PreCandidate,
+    /// Runs in an election.
+    Candidate,
+    /// Leads its term.
+    Leader,
+}
+
+impl fmt::Display for RoleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Follower => "follower",
+            Self::PreCandidate => "pre-candidate",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+        })
+    }
+}
+
 /// Identifies one life of one peer: minted at random when the peer is created and never used again. A node that
 /// has lost a peer's files cannot answer for it, because it no longer knows this number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,0 +1,193 @@
+//! The machine with a backend in process: a running total that refuses what is not a number.
+
+use super::*;
+use crate::raft::{Configuration, SnapshotMeta};
+use crate::types::{Index, Term};
+
+#[derive(Default)]
+struct Total {
+    sum: u64,
+}
+
+struct TotalFactory;
+
+impl BackendFactory for TotalFactory {
+    fn init(&self, _at: Moment, config: &[u8]) -> Result<Box<dyn Backend>, StartError> {
+        match config {
+            b"" => Ok(Box::<Total>::default()),
+            _ => Err(StartError::Refused("a total takes no config".to_owned())),
+        }
+    }
+
+    fn restore(
+        &self,
+        _at: Moment,
+        _origin: &Origin,
+        chunks: &mut dyn FnMut() -> Result<Option<Bytes>, String>,
+    ) -> Result<Box<dyn Backend>, StartError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks().map_err(StartError::Source)? {
+            bytes.extend_from_slice(&chunk);
+        }
+        let sum = bytes.try_into().map_err(|_| StartError::Refused("not a total".to_owned()))?;
+        Ok(Box::new(Total { sum: u64::from_le_bytes(sum) }))
+    }
+}
+
+impl Backend for Total {
+    fn version(&mut self) -> Result<String, Fault> {
+        Ok("total 1".to_owned())
+    }
+
+    fn apply(&mut self, commands: &[BackendCommand]) -> Result<Vec<BackendOutcome>, Fault> {
+        let apply_one = |command: &BackendCommand| {
+            let text = std::str::from_utf8(&command.data).unwrap_or_default();
+            if text == "die" {
+                return Err(Fault::Guest { kind: GuestFault::Trap, message: "died as told".to_owned() });
+            }
+            let reply = match text.parse::<u64>() {
+                Ok(number) => {
+                    self.sum += number;
+                    Ok(Bytes::from(self.sum.to_string()))
+                }
+                Err(_) => Err(format!("'{text}' is not a number")),
+            };
+            Ok(BackendOutcome { reply, changed: vec![] })
+        };
+        let outcomes = commands.iter().filter(|command| command.data != "forget me").map(apply_one);
+        outcomes.collect()
+    }
+
+    fn query(&mut self, at: Moment, _request: &[u8]) -> Result<BackendAnswer, Fault> {
+        Ok(BackendAnswer { reply: Ok(Bytes::from(format!("{} at {}", self.sum, at.index))), watched: vec![] })
+    }
+
+    fn expire_session(&mut self, _at: Moment, _session: u64) -> Result<Vec<Key>, Fault> {
+        Ok(vec![])
+    }
+
+    fn snapshot(
+        &mut self,
+        _at: Moment,
+        _max_chunk_bytes: u32,
+        sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
+    ) -> Result<(), SnapshotError> {
+        for byte in self.sum.to_le_bytes() {
+            sink(Bytes::copy_from_slice(&[byte])).map_err(SnapshotError::Sink)?;
+        }
+        Ok(())
+    }
+}
+
+fn genesis(config: &'static [u8]) -> Genesis {
+    Genesis {
+        cluster: ClusterId(1),
+        component: Digest::of(b"total"),
+        config: Bytes::from_static(config),
+        settings: Settings::default(),
+    }
+}
+
+fn machine() -> Machine {
+    Machine::start(genesis(b""), &TotalFactory).unwrap()
+}
+
+fn write(index: u64, data: &'static str) -> Entry {
+    let payload = Payload::Data(Command::Write { data: Bytes::from_static(data.as_bytes()) }.encode());
+    Entry { term: Term(1), index: Index(index), time_ms: 1_000 + index, payload }
+}
+
+fn log() -> Vec<Entry> {
+    let noop = Entry { payload: Payload::Noop, ..write(1, "") };
+    let membership = Entry { payload: Payload::Membership(Configuration::default()), ..write(3, "") };
+    vec![noop, write(2, "20"), membership, write(4, "x"), write(5, "5")]
+}
+
+fn answer(machine: &mut Machine) -> Bytes {
+    machine.query(b"").unwrap().reply.unwrap()
+}
+
+#[test]
+fn each_entry_gets_its_own_outcome() {
+    let replies: Vec<_> = machine().apply(&log()).unwrap().into_iter().map(|applied| applied.reply).collect();
+    let refused = Some(Err("'x' is not a number".to_owned()));
+    assert_eq!(replies, [None, Some(Ok("20".into())), None, refused, Some(Ok("25".into()))]);
+}
+
+#[test]
+fn how_entries_are_split_into_batches_does_not_matter() {
+    let mut whole = machine();
+    whole.apply(&log()).unwrap();
+    for split in 0..=log().len() {
+        let mut parts = machine();
+        parts.apply(&log()[..split]).unwrap();
+        parts.apply(&log()[split..]).unwrap();
+        assert_eq!((parts.chain(), parts.applied()), (whole.chain(), whole.applied()), "split at {split}");
+    }
+}
+
+#[test]
+fn the_chain_tells_different_histories_apart() {
+    let mut chains = std::collections::BTreeSet::new();
+    let mut other_term = log();
+    other_term[1].term = Term(9);
+    let mut other_time = log();
+    other_time[4].time_ms += 1;
+    let mut other_data = log();
+    other_data[4] = write(5, "6");
+    for entries in [log(), other_term, other_time, other_data, log()[..4].to_vec()] {
+        let mut machine = machine();
+        machine.apply(&entries).unwrap();
+        assert!(chains.insert(machine.chain().0), "{entries:?} has the chain of another history");
+    }
+}
+
+#[test]
+fn the_chain_depends_on_outcomes_not_only_on_entries() {
+    let outcome = |reply: &str| BackendOutcome { reply: Err(reply.to_owned()), changed: vec![] };
+    let (mut one, mut other) = (HashChain::default(), HashChain::default());
+    one.extend(&write(1, "1"), Some(&outcome("a")));
+    other.extend(&write(1, "1"), Some(&outcome("b")));
+    assert_ne!(one, other);
+}
+
+#[test]
+fn a_snapshot_restores_the_machine_with_its_chain() {
+    let mut original = machine();
+    original.apply(&log()[..4]).unwrap();
+    let mut chunks = Vec::new();
+    original
+        .write_snapshot(&mut |chunk| {
+            chunks.push(chunk);
+            Ok(())
+        })
+        .unwrap();
+    let head = SnapshotHead {
+        meta: SnapshotMeta { position: original.applied(), time_ms: 1_004, configuration: Configuration::default() },
+        host: HostPart::decode(&original.host_part().encode()).unwrap(),
+    };
+    let mut chunks = chunks.into_iter();
+    let mut restored = Machine::restore(head, &TotalFactory, &mut || Ok(chunks.next())).unwrap();
+    assert_eq!(answer(&mut restored), "20 at 4");
+    original.apply(&log()[4..]).unwrap();
+    restored.apply(&log()[4..]).unwrap();
+    assert_eq!((restored.chain(), restored.applied()), (original.chain(), original.applied()));
+}
+
+#[test]
+fn faults_refusals_and_broken_sources_are_told_apart() {
+    let fault = machine().apply(&[write(1, "die")]).unwrap_err();
+    assert!(matches!(fault, Fault::Guest { kind: GuestFault::Trap, .. }), "{fault}");
+    let fault = machine().apply(&[write(1, "1"), write(2, "forget me")]).unwrap_err();
+    assert!(matches!(fault, Fault::Guest { kind: GuestFault::BrokenContract, .. }), "{fault}");
+    let unknown = Entry { payload: Payload::Data(Bytes::from_static(&[250])), ..write(1, "") };
+    assert!(matches!(machine().apply(&[unknown]).unwrap_err(), Fault::Host(_)));
+    let refused = Machine::start(genesis(b"what?"), &TotalFactory).err().unwrap();
+    assert!(matches!(refused, StartError::Refused(_)));
+}
+
+#[test]
+#[should_panic(expected = "without gaps")]
+fn a_gap_between_entries_is_a_defect_of_the_caller() {
+    let _ = machine().apply(&[write(1, "1"), write(3, "1")]);
+}
