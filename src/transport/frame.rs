@@ -1,0 +1,236 @@
+//! Frames on a stream: a length (u32, little-endian), then as many bytes. Bounded before anything is allocated.
+
+use std::time::Duration;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
+use tokio::time::{Instant, timeout_at};
+
+use super::error::ConnectionLost;
+
+/// A frame that has begun must be complete within this time.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Chunks taken from the stream at once; each is at most a packet.
+const CHUNKS_AT_ONCE: usize = 32;
+
+/// Frames up to this size are copied into one buffer with their neighbours; larger ones are sent from where they are.
+const COALESCE_BELOW_BYTES: usize = 8 << 10;
+
+const HEADER_BYTES: usize = 4;
+
+/// Why a frame could not be read or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The sender of the frame is to blame; on the writing side that is us, and nothing was written.
+    #[error("a frame of {size} bytes was to be sent, where {max} are allowed")]
+    TooLarge {
+        /// The announced size in bytes.
+        size: usize,
+        /// The bound in bytes.
+        max: usize,
+    },
+    /// The sender finished the stream in the middle of a frame.
+    #[error("the sender finished the stream in the middle of a frame")]
+    Truncated,
+    /// The sender finished a stream that must stay open.
+    #[error("the sender finished a stream that must stay open")]
+    Finished,
+    /// The sender took the stream back.
+    #[error("the sender reset the stream (code {code})")]
+    Reset {
+        /// Its reason, of the layer above.
+        code: u64,
+    },
+    /// The receiver does not want the rest.
+    #[error("the receiver stopped the stream (code {code})")]
+    Stopped {
+        /// Its reason, of the layer above.
+        code: u64,
+    },
+    /// The sender began a frame and did not go on.
+    #[error("the sender began a frame and did not complete it in {after:?}")]
+    Stalled {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The sender sent something else than the protocol has at this point.
+    #[error("the sender broke the protocol: {reason}")]
+    Violation {
+        /// What it did.
+        reason: String,
+    },
+    /// The connection is gone.
+    #[error(transparent)]
+    Lost(#[from] ConnectionLost),
+    /// This side used the stream after it had ended it.
+    #[error("the stream was already ended by this side")]
+    Ended,
+}
+
+impl From<ReadError> for FrameError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Reset(code) => Self::Reset { code: code.into_inner() },
+            ReadError::ConnectionLost(error) => Self::Lost(error.into()),
+            ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected => Self::Ended,
+        }
+    }
+}
+
+impl From<WriteError> for FrameError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stopped(code) => Self::Stopped { code: code.into_inner() },
+            WriteError::ConnectionLost(error) => Self::Lost(error.into()),
+            WriteError::ClosedStream | WriteError::ZeroRttRejected => Self::Ended,
+        }
+    }
+}
+
+/// Reads frames. Holds at most one frame and what arrived with it.
+#[derive(Debug)]
+pub struct FrameReader {
+    stream: RecvStream,
+    max_bytes: usize,
+    buffer: BytesMut,
+    begun: Option<Instant>,
+}
+
+impl FrameReader {
+    /// Reads from `stream` frames of at most `max_bytes`, without their length.
+    #[must_use]
+    pub fn new(stream: RecvStream, max_bytes: usize) -> Self {
+        Self { stream, max_bytes, buffer: BytesMut::new(), begun: None }
+    }
+
+    /// The next frame; `None` when the sender has finished the stream after a whole frame. Waits as long as it takes for
+    /// a frame to begin, but not for one to be completed. Cancel safe: dropped while waiting, it loses nothing.
+    ///
+    /// # Errors
+    /// [`FrameError`]; the stream is of no use afterwards.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        loop {
+            if let Some(frame) = self.take()? {
+                self.begun = None;
+                return Ok(Some(frame));
+            }
+            if !self.fill().await? {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(FrameError::Truncated) };
+            }
+        }
+    }
+
+    /// A frame that is complete already.
+    fn take(&mut self) -> Result<Option<Bytes>, FrameError> {
+        let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let size = u32::from_le_bytes(*header) as usize;
+        if size > self.max_bytes {
+            return Err(FrameError::TooLarge { size, max: self.max_bytes });
+        }
+        if self.buffer.len() - HEADER_BYTES < size {
+            return Ok(None);
+        }
+        self.buffer.advance(HEADER_BYTES);
+        Ok(Some(self.buffer.split_to(size).freeze()))
+    }
+
+    /// Waits for bytes; false at the end of the stream. Room is made for bytes that are there, never for bytes that were
+    /// announced.
+    async fn fill(&mut self) -> Result<bool, FrameError> {
+        let mut chunks = [const { Bytes::new() }; CHUNKS_AT_ONCE];
+        let count = if self.buffer.is_empty() {
+            self.stream.read_chunks(&mut chunks).await?
+        } else {
+            let deadline = *self.begun.get_or_insert_with(Instant::now) + FRAME_TIMEOUT;
+            let read = timeout_at(deadline, self.stream.read_chunks(&mut chunks)).await;
+            read.map_err(|_| FrameError::Stalled { after: FRAME_TIMEOUT })??
+        };
+        let Some(count) = count else { return Ok(false) };
+        self.buffer.reserve(chunks[..count].iter().map(Bytes::len).sum());
+        chunks[..count].iter().for_each(|chunk| self.buffer.put_slice(chunk));
+        Ok(true)
+    }
+
+    /// Goes over to raw bytes: those that have arrived behind the last frame, and the stream with the rest.
+    #[must_use]
+    pub fn into_parts(self) -> (Bytes, RecvStream) {
+        (self.buffer.freeze(), self.stream)
+    }
+
+    /// Tells the sender to stop, with a reason of the layer above.
+    pub fn stop(&mut self, code: u32) {
+        // An error means that there is nothing left to stop.
+        drop(self.stream.stop(code.into()));
+    }
+}
+
+/// Writes frames.
+#[derive(Debug)]
+pub struct FrameWriter {
+    stream: SendStream,
+    max_bytes: usize,
+}
+
+impl FrameWriter {
+    /// Writes to `stream` frames of at most `max_bytes`, without their length: what the reader allows.
+    #[must_use]
+    pub fn new(stream: SendStream, max_bytes: usize) -> Self {
+        Self { stream, max_bytes: max_bytes.min(u32::MAX as usize) }
+    }
+
+    /// Writes one frame. Waits while the receiver's window is full. Not cancel safe: dropped while waiting, it leaves
+    /// half a frame behind.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub async fn write(&mut self, frame: &[u8]) -> Result<(), FrameError> {
+        let mut bytes = BytesMut::with_capacity(HEADER_BYTES + frame.len());
+        self.put_header(frame.len(), &mut bytes)?;
+        bytes.put_slice(frame);
+        Ok(self.stream.write_chunk(bytes.freeze()).await?)
+    }
+
+    /// Writes several frames at once, which costs little more than one. Otherwise as [`FrameWriter::write`].
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub async fn write_all(&mut self, frames: &[Bytes]) -> Result<(), FrameError> {
+        let (mut chunks, mut small) = (Vec::new(), BytesMut::new());
+        for frame in frames {
+            self.put_header(frame.len(), &mut small)?;
+            if frame.len() < COALESCE_BELOW_BYTES {
+                small.put_slice(frame);
+            } else {
+                chunks.extend([small.split().freeze(), frame.clone()]);
+            }
+        }
+        chunks.push(small.freeze());
+        Ok(self.stream.write_all_chunks(&mut chunks).await?)
+    }
+
+    /// Says that no more frames follow. What was written is still delivered.
+    pub fn finish(&mut self) {
+        // An error means that the receiver has stopped the stream: it knows.
+        drop(self.stream.finish());
+    }
+
+    /// Takes the stream back, with a reason of the layer above: what the receiver has not read is void.
+    pub fn reset(&mut self, code: u32) {
+        // An error means that there is nothing left to take back.
+        drop(self.stream.reset(code.into()));
+    }
+
+    /// Goes over to raw bytes.
+    #[must_use]
+    pub fn into_inner(self) -> SendStream {
+        self.stream
+    }
+
+    fn put_header(&self, size: usize, buffer: &mut BytesMut) -> Result<(), FrameError> {
+        let too_large = FrameError::TooLarge { size, max: self.max_bytes };
+        let header = u32::try_from(size).ok().filter(|_| size <= self.max_bytes).ok_or(too_large)?;
+        buffer.put_u32_le(header);
+        Ok(())
+    }
+}
