@@ -1,1 +1,240 @@
-//! Under construction.
+//! The durable store of a node: one redb database with the logs of all its peers, and files for what is large.
+//!
+//! [`Store`] is the handle. A write goes into the [queue]; the [writer thread](rounds) makes a *round* of all that
+//! waits, commits it as one row with one sync, and tells the [`DurableSink`]. A row per round, rather than one per
+//! entry, keeps a commit at the right edge of one tree however many peers are in it. Where entries are is kept in
+//! memory ([`index`]) and rebuilt on open ([`recovery`]) from the rounds' [bytes](format). Old rounds are deleted in
+//! batches by the writer, which moves what is still live in them into its next round in the same transaction; so a
+//! peer that rarely writes holds nobody back. Readers use [`view`], which changes with each commit.
+//!
+//! [`Snapshots`] and [`Components`] are files that appear whole or not at all. A snapshot becomes its peer's once a
+//! write refers to it; files that no peer refers to are removed on open.
+//!
+//! ```text
+//! log_dir/log.redb                                     meta: version, node; rounds: seq -> round
+//! log_dir/components/<digest>.wasm
+//! snapshot_dir/node                                    whose folder it is
+//! snapshot_dir/<incarnation>/<index>-<term>.snap
+//! ```
+//!
+//! Everything read is checked against a checksum; what fails is an error that names the file, never a fresh start.
+//! An error of the disk while a round is written stops the writer: nothing after it is acknowledged, and what became
+//! of that round only the next open can tell.
+
+mod components;
+mod database;
+mod error;
+mod files;
+mod format;
+mod index;
+mod queue;
+mod recovery;
+mod rounds;
+mod snapshots;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use bytes::Bytes;
+
+pub use components::Components;
+pub use error::StoreError;
+pub use queue::MAX_QUEUED_BYTES;
+pub use snapshots::{
+    MAX_BLOCK_BYTES, SnapshotFile, SnapshotHeader, SnapshotReader, SnapshotReceiver, SnapshotWriter, Snapshots,
+};
+
+use crate::raft::{Entry, LogRead, Restored, Write, WriteToken};
+use crate::types::{Incarnation, LogPosition, NodeAddr};
+use index::PurgeLimits;
+use queue::{Operation, Queue};
+use recovery::Recovered;
+use rounds::Writer;
+use view::View;
+
+/// Where a store is and how large its parts may get.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// The folder of the log and the components; created if it is not there. One node's alone.
+    pub log_dir: PathBuf,
+    /// The folder of the snapshots; created if it is not there. One node's alone.
+    pub snapshot_dir: PathBuf,
+    /// The node whose data this is.
+    pub node: NodeAddr,
+    /// What the database may use to cache pages, in bytes.
+    pub cache_bytes: usize,
+    /// The size of a round in bytes, by [`Entry::size_bytes`]: more than that is split over several rounds. A single
+    /// write may exceed it, and what a purge moves comes on top.
+    pub max_segment_bytes: usize,
+}
+
+impl StoreOptions {
+    /// The usual [`max_segment_bytes`](Self::max_segment_bytes): just below a power of two, to which the database
+    /// rounds a row up.
+    pub const DEFAULT_MAX_SEGMENT_BYTES: usize = (4 << 20) - 4096;
+}
+
+/// A peer found on open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredPeer {
+    /// Which peer.
+    pub incarnation: Incarnation,
+    /// The node's description of it, as given to [`Store::create_peer`].
+    pub record: Bytes,
+    /// The state to start its Raft from.
+    pub restored: Restored,
+}
+
+/// Who is told what has become durable. Called on the writer thread, which writes nothing meanwhile: hand over and
+/// return. Must not call [`Store::close`].
+pub trait DurableSink: Send + 'static {
+    /// These operations are durable, in the order in which they were asked for. Called once for each round.
+    fn durable(&mut self, completions: Vec<Completion>);
+
+    /// The store has failed and makes nothing durable any more: the node must stop. Called at most once, and last.
+    fn failed(&mut self, error: StoreError);
+}
+
+/// An operation that is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// The peer and its bootstrap.
+    Created(Incarnation),
+    /// The peer is gone.
+    Removed(Incarnation),
+    /// The write with this token.
+    Written(Incarnation, WriteToken),
+}
+
+/// A handle to the store of a node. Clones share it, and any thread may use them. The last one to go closes it.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Arc<Queue>,
+    view: Arc<View>,
+    snapshots: Snapshots,
+    components: Components,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens the store of a node, creating it if the node is new, and returns the peers in it, ordered.
+    ///
+    /// Reads and checks all of the log, and of each peer's snapshot that it exists and begins right. Removes unfinished
+    /// files and snapshots that no peer refers to.
+    ///
+    /// # Errors
+    /// [`StoreError`]: what the operator must see to, or what the disk has lost. Nothing was changed.
+    pub fn open(options: StoreOptions, sink: Box<dyn DurableSink>) -> Result<(Self, Vec<StoredPeer>), StoreError> {
+        Self::open_with(options, sink, PurgeLimits::default())
+    }
+
+    fn open_with(
+        options: StoreOptions,
+        sink: Box<dyn DurableSink>,
+        purge_limits: PurgeLimits,
+    ) -> Result<(Self, Vec<StoredPeer>), StoreError> {
+        let (database, path) = database::open(&options)?;
+        let recovered = database::recover(&database, &path)?;
+        let peers = stored_peers(&recovered);
+        let snapshot_of = |peer: &StoredPeer| Some((peer.incarnation, peer.restored.snapshot.as_ref()?.position));
+        let referenced: Vec<(Incarnation, LogPosition)> = peers.iter().filter_map(snapshot_of).collect();
+        let snapshots = Snapshots::open_dir(&options.snapshot_dir, &referenced)?;
+        let components = Components::open(&options.log_dir)?;
+        let queue = Arc::new(Queue::default());
+        let max_segment_bytes = options.max_segment_bytes;
+        let writer = Writer::new((database, path), max_segment_bytes, snapshots.clone(), recovered, purge_limits)?;
+        let view = writer.view();
+        let writer_queue = Arc::clone(&queue);
+        let thread = thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(&writer_queue, sink))
+            .map_err(StoreError::io(&options.log_dir, "start the writer thread of"))?;
+        let writer = Mutex::new(Some(thread));
+        Ok((Self { shared: Arc::new(Shared { queue, view, snapshots, components, writer }) }, peers))
+    }
+
+    /// Adds a peer with its first write. Never blocks; [`Completion::Created`] tells when both are durable. The writes
+    /// of the peer may follow at once. The peer must not exist.
+    pub fn create_peer(&self, incarnation: Incarnation, record: Bytes, bootstrap: Write) {
+        self.shared.queue.push(Operation::Create { incarnation, record, bootstrap });
+    }
+
+    /// Forgets a peer: its log, record and snapshots. Never blocks; [`Completion::Removed`] tells when it is durable
+    /// and the files are gone. Writes of the peer that come later are dropped. Removing a peer that does not exist
+    /// is no error.
+    pub fn remove_peer(&self, incarnation: Incarnation) {
+        self.shared.queue.push(Operation::Remove(incarnation));
+    }
+
+    /// Makes a write of a peer durable, after all that were asked for before. Never blocks; [`Completion::Written`]
+    /// tells when it is done. A store that is closed or has failed drops it.
+    ///
+    /// More than [`MAX_QUEUED_BYTES`] waiting, or a write that does not fit the peer's log, is a failure of the store:
+    /// the caller has lost count, and the sink is told.
+    pub fn write(&self, incarnation: Incarnation, write: Write) {
+        self.shared.queue.push(Operation::Write(incarnation, write));
+    }
+
+    /// Reads durable entries: those asked for that the log holds, until their sizes pass `max_bytes`; at least one.
+    /// Blocks on the disk when they are not cached.
+    ///
+    /// # Errors
+    /// [`StoreError::NotInLog`] when the log does not hold the first, [`StoreError::UnknownPeer`],
+    /// [`StoreError::CorruptRound`] and [`StoreError::Database`] when the disk has lost it, [`StoreError::Closed`].
+    pub fn read(&self, incarnation: Incarnation, read: &LogRead) -> Result<Vec<Entry>, StoreError> {
+        self.shared.view.read(incarnation, read)
+    }
+
+    /// The snapshots of the node's peers.
+    #[must_use]
+    pub fn snapshots(&self) -> Snapshots {
+        self.shared.snapshots.clone()
+    }
+
+    /// The components on the node.
+    #[must_use]
+    pub fn components(&self) -> Components {
+        self.shared.components.clone()
+    }
+
+    /// Makes durable what waits, tells the sink, and closes the files, for all handles. Blocks until it is done.
+    pub fn close(self) {
+        self.shared.close();
+    }
+}
+
+impl Shared {
+    fn close(&self) {
+        self.queue.close();
+        let writer = self.writer.lock().expect("no thread panics while it holds the handle").take();
+        // The sink may own the last handle: the writer thread then ends on its own.
+        if let Some(writer) = writer.filter(|writer| writer.thread().id() != thread::current().id())
+            && writer.join().is_err()
+        {
+            tracing::error!("the sink of the store panicked");
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn stored_peers(recovered: &Recovered) -> Vec<StoredPeer> {
+    let stored = |(&incarnation, peer): (&Incarnation, &recovery::Peer)| StoredPeer {
+        incarnation,
+        record: peer.record.clone(),
+        restored: peer.restored.clone(),
+    };
+    recovered.peers.iter().map(stored).collect()
+}

@@ -1,0 +1,167 @@
+//! The database file: whose it is, which version, and the rounds in it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::files::{self, Draft};
+use super::format::{self, Damage};
+use super::recovery::{Recovered, Recovery};
+use super::{Snapshots, StoreError, StoreOptions};
+use crate::types::NodeAddr;
+
+/// `seq -> round`. New rounds go to the right edge of the tree, whatever peers they are for.
+pub(super) const ROUNDS: TableDefinition<u64, &[u8]> = TableDefinition::new("rounds");
+
+/// The rounds as of one commit.
+pub(super) type RoundsTable = ReadOnlyTable<u64, &'static [u8]>;
+
+/// Whose database it is and in which format: the rows named below.
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const META_VERSION: &str = "version";
+const META_NODE: &str = "node";
+
+/// The version of the tables; rounds have their own.
+const VERSION: u32 = 1;
+
+const FILE_NAME: &str = "log.redb";
+
+/// Says in the snapshot folder whose it is. Written once the log exists, so that a log that goes missing is noticed.
+const OWNER_FILE_NAME: &str = "node";
+
+/// Opens the node's database, creating it if the node is new.
+///
+/// Every page is checked on open: redb trusts a file that was closed cleanly otherwise, and panics where it is damaged.
+/// All rounds are read on open anyway.
+pub(super) fn open(options: &StoreOptions) -> Result<(Database, PathBuf), StoreError> {
+    files::create_dir(&options.log_dir)?;
+    files::create_dir(&options.snapshot_dir)?;
+    let path = options.log_dir.join(FILE_NAME);
+    let database = Database::builder()
+        .set_cache_size(options.cache_bytes)
+        .set_check_integrity_on_open(true)
+        .create(&path)
+        .map_err(StoreError::database(&path))?;
+    if is_new(&database, &path)? {
+        refuse_lost_log(options)?;
+        initialize(&database, &options.node).map_err(StoreError::database(&path))?;
+        files::sync_dir(&options.log_dir)?;
+    } else {
+        check_identity(&database, &path, options)?;
+    }
+    match read_owner(&options.snapshot_dir)? {
+        None => write_owner(options)?,
+        Some(found) => check_node(&options.snapshot_dir, found, &options.node)?,
+    }
+    Ok((database, path))
+}
+
+/// Whether nothing was ever kept in the database. A database with other tables is somebody else's.
+fn is_new(database: &Database, path: &Path) -> Result<bool, StoreError> {
+    let transaction = database.begin_read().map_err(StoreError::database(path))?;
+    match transaction.open_table(META) {
+        Ok(_) => Ok(false),
+        Err(redb::TableError::TableDoesNotExist(_)) => {
+            let mut tables = transaction.list_tables().map_err(StoreError::database(path))?;
+            match tables.next() {
+                None => Ok(true),
+                Some(_) => Err(StoreError::corrupt(path, "it is a database, but not the log of a node")),
+            }
+        }
+        Err(error) => Err(StoreError::database(path)(error)),
+    }
+}
+
+fn initialize(database: &Database, node: &NodeAddr) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(META_VERSION, VERSION.to_le_bytes().as_slice())?;
+        meta.insert(META_NODE, node.as_str().as_bytes())?;
+        transaction.open_table(ROUNDS)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// A node without a log must not take over a snapshot folder in use: it would clear it.
+fn refuse_lost_log(options: &StoreOptions) -> Result<(), StoreError> {
+    if let Some(found) = read_owner(&options.snapshot_dir)? {
+        check_node(&options.snapshot_dir, found, &options.node)?;
+    } else if !Snapshots::any(&options.snapshot_dir)? {
+        return Ok(());
+    }
+    Err(StoreError::LogMissing { log_dir: options.log_dir.clone(), snapshot_dir: options.snapshot_dir.clone() })
+}
+
+fn check_identity(database: &Database, path: &Path, options: &StoreOptions) -> Result<(), StoreError> {
+    let version = read_meta(database, path, META_VERSION)?;
+    let version: [u8; 4] =
+        version.try_into().map_err(|_| StoreError::corrupt(path, "its version is not a number of 4 bytes"))?;
+    let found = u32::from_le_bytes(version);
+    if found != VERSION {
+        return Err(StoreError::UnknownVersion { path: path.to_owned(), found, supported: VERSION });
+    }
+    let node = String::from_utf8_lossy(&read_meta(database, path, META_NODE)?).into_owned();
+    check_node(&options.log_dir, node, &options.node)
+}
+
+fn read_meta(database: &Database, path: &Path, name: &str) -> Result<Vec<u8>, StoreError> {
+    let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+        let meta = database.begin_read()?.open_table(META)?;
+        Ok(meta.get(name)?.map(|value| value.value().to_vec()))
+    };
+    let value = read().map_err(StoreError::database(path))?;
+    value.ok_or_else(|| StoreError::corrupt(path, format!("it does not say its {name}")))
+}
+
+fn check_node(dir: &Path, found: String, expected: &NodeAddr) -> Result<(), StoreError> {
+    if found == expected.as_str() {
+        return Ok(());
+    }
+    Err(StoreError::OtherNode { dir: dir.to_owned(), found, expected: expected.clone() })
+}
+
+fn read_owner(snapshot_dir: &Path) -> Result<Option<String>, StoreError> {
+    let path = snapshot_dir.join(OWNER_FILE_NAME);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim_end().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io(&path, "read")(error)),
+    }
+}
+
+fn write_owner(options: &StoreOptions) -> Result<(), StoreError> {
+    let mut draft = Draft::create(options.snapshot_dir.join(OWNER_FILE_NAME))?;
+    draft.write(format!("{}\n", options.node).as_bytes())?;
+    draft.publish()?;
+    Ok(())
+}
+
+/// Reads and checks every round.
+pub(super) fn recover(database: &Database, path: &Path) -> Result<Recovered, StoreError> {
+    let transaction = database.begin_read().map_err(StoreError::database(path))?;
+    let table = transaction.open_table(ROUNDS).map_err(StoreError::database(path))?;
+    let first = table.first().map_err(StoreError::database(path))?;
+    let mut recovery = Recovery::new(first.map_or(1, |(seq, _)| seq.value()));
+    for row in table.range::<u64>(..).map_err(StoreError::database(path))? {
+        let (seq, round) = row.map_err(StoreError::database(path))?;
+        let (seq, round) = (seq.value(), round.value());
+        let records = format::parse(seq, round).map_err(|damage| damaged(path, seq, damage))?;
+        recovery
+            .round(seq, round.len() as u64, records)
+            .map_err(|reason| damaged(path, seq, Damage::Content(reason)))?;
+    }
+    recovery.finish().map_err(|reason| StoreError::corrupt(path, reason))
+}
+
+/// The error for a round that is not what was written.
+pub(super) fn damaged(path: &Path, seq: u64, damage: Damage) -> StoreError {
+    match damage {
+        Damage::Version(found) => {
+            StoreError::UnknownVersion { path: path.to_owned(), found: found.into(), supported: format::VERSION.into() }
+        }
+        Damage::Content(reason) => StoreError::CorruptRound { path: path.to_owned(), seq, reason },
+    }
+}

@@ -1,0 +1,290 @@
+//! The bytes of a commit round.
+//!
+//! ```text
+//! round  = format version (1 byte), CRC-32 of the rest (4 bytes, little-endian), records
+//! record = incarnation, header, number of entries (bincode), entries
+//! entry  = length of the rest (4 bytes), CRC-32 of the rest (4 bytes), term, index, time, payload (bincode)
+//! ```
+//!
+//! An entry has a checksum of its own so that it can be read, checked and moved without the rest of its round.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+use crate::raft::{Configuration, Entry, HardState, Restored, SnapshotMeta};
+use crate::types::{Incarnation, Index, LogPosition};
+
+/// The only format version known.
+pub(super) const VERSION: u8 = 1;
+
+/// The version and the checksum.
+const PREFIX_BYTES: usize = 5;
+/// The length and the checksum in front of an entry.
+const ENTRY_PREFIX_BYTES: usize = 8;
+
+/// Where an entry is: its round, and its bytes within the round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Location {
+    pub(super) seq: u64,
+    pub(super) offset: u32,
+    pub(super) size_bytes: u32,
+}
+
+impl Location {
+    /// The entry's bytes in the round it is in; `None` when the round is too short.
+    pub(super) fn slice(self, round: &[u8]) -> Option<&[u8]> {
+        let start = self.offset as usize;
+        round.get(start..start + self.size_bytes as usize)
+    }
+}
+
+/// What a record does to its peer, apart from the entries that follow it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Header {
+    /// The peer begins. Its bootstrap is a `Write` of the same round.
+    Create {
+        /// The node's description of the peer.
+        record: Bytes,
+    },
+    /// The peer and all that came before of it is forgotten.
+    Remove,
+    /// A [`Write`](crate::raft::Write) but for its token.
+    Write {
+        hard_state: Option<HardState>,
+        snapshot: Option<SnapshotMeta>,
+        discard_through: Option<LogPosition>,
+        truncate_from: Option<Index>,
+    },
+    /// What a purge carries forward: the whole state of the peer before this round, and those of its entries that
+    /// were in the purged rounds. The entries fill their places in the log; they truncate nothing.
+    Moved {
+        record: Bytes,
+        #[serde(with = "RestoredFields")]
+        restored: Restored,
+    },
+}
+
+/// How [`Restored`] is written.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Restored")]
+struct RestoredFields {
+    hard_state: HardState,
+    snapshot: Option<SnapshotMeta>,
+    base: LogPosition,
+    last: Index,
+    last_time_ms: u64,
+    terms: Vec<LogPosition>,
+    configurations: Vec<(Index, Configuration)>,
+}
+
+/// A round being put together.
+#[derive(Debug)]
+pub(super) struct RoundBuilder {
+    seq: u64,
+    bytes: Vec<u8>,
+}
+
+impl RoundBuilder {
+    pub(super) fn new(seq: u64) -> Self {
+        let mut bytes = vec![0; PREFIX_BYTES];
+        bytes[0] = VERSION;
+        Self { seq, bytes }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.len() == PREFIX_BYTES
+    }
+
+    /// Begins a record, which `entries` entries follow. Returns its size in bytes without them.
+    pub(super) fn record(&mut self, incarnation: Incarnation, header: &Header, entries: usize) -> u64 {
+        let start = self.bytes.len();
+        codec::encode_into(&incarnation, &mut self.bytes);
+        codec::encode_into(header, &mut self.bytes);
+        codec::encode_into(&(entries as u64), &mut self.bytes);
+        (self.bytes.len() - start) as u64
+    }
+
+    /// Adds an entry to the record.
+    pub(super) fn entry(&mut self, entry: &Entry) -> Location {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; ENTRY_PREFIX_BYTES]);
+        codec::encode_into(entry, &mut self.bytes);
+        let body = &self.bytes[start + ENTRY_PREFIX_BYTES..];
+        let (length, checksum) = (size_u32(body.len()), crc32fast::hash(body));
+        self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        self.bytes[start + 4..start + ENTRY_PREFIX_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        self.location_from(start)
+    }
+
+    /// Adds the bytes of an entry of an older round to the record.
+    pub(super) fn moved_entry(&mut self, bytes: &[u8]) -> Location {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.location_from(start)
+    }
+
+    fn location_from(&self, start: usize) -> Location {
+        Location { seq: self.seq, offset: size_u32(start), size_bytes: size_u32(self.bytes.len() - start) }
+    }
+
+    /// The finished round.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        let checksum = crc32fast::hash(&self.bytes[PREFIX_BYTES..]);
+        self.bytes[1..PREFIX_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        self.bytes
+    }
+}
+
+fn size_u32(size: usize) -> u32 {
+    u32::try_from(size).expect("the queue and the purge bound a round far below 4 GiB")
+}
+
+/// A record read back.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) incarnation: Incarnation,
+    pub(super) header: Header,
+    /// The record's size without its entries.
+    pub(super) header_bytes: u64,
+    pub(super) entries: Vec<(Entry, Location)>,
+}
+
+/// Why the bytes of a round are not one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Damage {
+    Version(u8),
+    Content(String),
+}
+
+impl From<String> for Damage {
+    fn from(reason: String) -> Self {
+        Self::Content(reason)
+    }
+}
+
+/// Checks a round and takes it apart.
+pub(super) fn parse(seq: u64, round: &[u8]) -> Result<Vec<Record>, Damage> {
+    let Some((prefix, body)) = round.split_first_chunk::<PREFIX_BYTES>() else {
+        return Err(format!("it has {} bytes", round.len()).into());
+    };
+    let [version, checksum @ ..] = *prefix;
+    if version != VERSION {
+        return Err(Damage::Version(version));
+    }
+    if crc32fast::hash(body) != u32::from_le_bytes(checksum) {
+        return Err("its checksum does not match".to_owned().into());
+    }
+    let mut parser = Parser { seq, round, offset: PREFIX_BYTES };
+    let mut records = Vec::new();
+    while parser.offset < round.len() {
+        records.push(parser.record()?);
+    }
+    Ok(records)
+}
+
+/// Checks an entry's bytes and decodes it.
+pub(super) fn decode_entry(bytes: &[u8]) -> Result<Entry, String> {
+    let Some((prefix, body)) = bytes.split_first_chunk::<ENTRY_PREFIX_BYTES>() else {
+        return Err(format!("an entry has {} bytes", bytes.len()));
+    };
+    let [_, _, _, _, checksum @ ..] = *prefix;
+    if crc32fast::hash(body) != u32::from_le_bytes(checksum) {
+        return Err("an entry's checksum does not match".to_owned());
+    }
+    codec::decode(body).map_err(|error| error.to_string())
+}
+
+struct Parser<'a> {
+    seq: u64,
+    round: &'a [u8],
+    offset: usize,
+}
+
+impl Parser<'_> {
+    fn record(&mut self) -> Result<Record, String> {
+        let start = self.offset;
+        let incarnation = self.value()?;
+        let header = self.value()?;
+        let count: u64 = self.value()?;
+        let header_bytes = (self.offset - start) as u64;
+        let entries = (0..count).map(|_| self.entry()).collect::<Result<_, _>>()?;
+        Ok(Record { incarnation, header, header_bytes, entries })
+    }
+
+    fn value<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, String> {
+        let (value, used) = codec::decode_prefix(&self.round[self.offset..]).map_err(|error| error.to_string())?;
+        self.offset += used;
+        Ok(value)
+    }
+
+    fn entry(&mut self) -> Result<(Entry, Location), String> {
+        let rest = &self.round[self.offset..];
+        let length = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize);
+        let bytes = length
+            .and_then(|length| rest.get(..ENTRY_PREFIX_BYTES.checked_add(length)?))
+            .ok_or("an entry is cut short")?;
+        let location = Location { seq: self.seq, offset: size_u32(self.offset), size_bytes: size_u32(bytes.len()) };
+        self.offset += bytes.len();
+        Ok((decode_entry(bytes)?, location))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::Payload;
+    use crate::types::Term;
+
+    fn entry(index: u64) -> Entry {
+        let payload = Payload::Data(Bytes::from(vec![index as u8; 40]));
+        Entry { term: Term(2), index: Index(index), time_ms: 1_000, payload }
+    }
+
+    fn sample() -> (Vec<u8>, Location) {
+        let mut builder = RoundBuilder::new(7);
+        assert!(builder.is_empty());
+        builder.record(Incarnation(1), &Header::Create { record: Bytes::from_static(b"one") }, 0);
+        let restored =
+            Restored { last: Index(9), terms: vec![LogPosition::new(Term(2), Index(4))], ..Default::default() };
+        builder.record(Incarnation(2), &Header::Moved { record: Bytes::new(), restored }, 2);
+        builder.entry(&entry(4));
+        let location = builder.entry(&entry(5));
+        builder.record(Incarnation(1), &Header::Remove, 0);
+        (builder.finish(), location)
+    }
+
+    #[test]
+    fn a_round_is_read_as_it_was_built_and_an_entry_on_its_own() {
+        let (round, location) = sample();
+        let records = parse(7, &round).unwrap();
+        assert_eq!(records.iter().map(|record| record.incarnation.0).collect::<Vec<_>>(), [1, 2, 1]);
+        assert_eq!(records[0].header, Header::Create { record: Bytes::from_static(b"one") });
+        assert!(matches!(&records[1].header, Header::Moved { restored, .. } if restored.last == Index(9)));
+        assert_eq!(records[1].entries[1], (entry(5), location));
+        assert_eq!(decode_entry(location.slice(&round).unwrap()), Ok(entry(5)));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let (round, _) = sample();
+        for at in 0..round.len() {
+            let mut damaged = round.clone();
+            damaged[at] ^= 0x10;
+            assert!(parse(7, &damaged).is_err(), "byte {at}");
+            assert!(parse(7, &round[..at]).is_err(), "cut at {at}");
+        }
+        assert_eq!(parse(7, &[9, 0, 0, 0, 0]).unwrap_err(), Damage::Version(9));
+    }
+
+    #[test]
+    fn an_entry_with_a_flipped_bit_is_not_decoded() {
+        let (round, location) = sample();
+        let bytes = location.slice(&round).unwrap();
+        for at in 4..bytes.len() {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 1;
+            assert!(decode_entry(&damaged).is_err(), "byte {at}");
+        }
+    }
+}

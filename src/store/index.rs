@@ -1,0 +1,292 @@
+//! Where entries are, and how much of each round is still needed. All of it is in memory and rebuilt on open.
+//!
+//! [`GroupLog`] is what readers look into: the entries of a peer are without gaps, so their locations are a queue that
+//! grows at one end and is discarded from the other. [`Ledger`] is the writer's own: which bytes of a round are live,
+//! that is, an entry that is in its peer's log, or the latest record that holds a peer's whole state.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::format::Location;
+use crate::types::{Incarnation, Index};
+
+/// The locations of one peer's entries.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct GroupLog {
+    /// The index just before the first entry.
+    base: Index,
+    locations: VecDeque<Location>,
+}
+
+impl GroupLog {
+    pub(super) fn new(base: Index, locations: VecDeque<Location>) -> Self {
+        Self { base, locations }
+    }
+
+    /// The index of the first entry, if there is one.
+    pub(super) fn first(&self) -> Index {
+        self.base.next()
+    }
+
+    /// The index of the last entry; before `first` when there is none.
+    pub(super) fn last(&self) -> Index {
+        Index(self.base.0 + self.locations.len() as u64)
+    }
+
+    pub(super) fn get(&self, index: Index) -> Option<Location> {
+        self.locations.get(self.slot(index)?).copied()
+    }
+
+    /// The locations from `from` to `to`, or to the last entry; at most `limit`.
+    pub(super) fn range(&self, from: Index, to: Index, limit: usize) -> Vec<Location> {
+        let Some(slot) = self.slot(from) else { return Vec::new() };
+        let wanted = usize::try_from(to.0.saturating_sub(from.0)).unwrap_or(usize::MAX).saturating_add(1);
+        self.locations.iter().skip(slot).take(wanted.min(limit)).copied().collect()
+    }
+
+    pub(super) fn locations(&self) -> impl Iterator<Item = &Location> {
+        self.locations.iter()
+    }
+
+    /// Forgets entries up to `base` and returns where they were. The log goes on after `base`.
+    pub(super) fn discard_through(&mut self, base: Index) -> impl Iterator<Item = Location> + '_ {
+        let count = (base.0.saturating_sub(self.base.0) as usize).min(self.locations.len());
+        self.base = base;
+        self.locations.drain(..count)
+    }
+
+    /// Forgets the entries from `from` on and returns where they were.
+    pub(super) fn truncate_from(&mut self, from: Index) -> impl Iterator<Item = Location> + '_ {
+        let count = self.slot(from).unwrap_or(0).min(self.locations.len());
+        self.locations.drain(count..)
+    }
+
+    pub(super) fn append(&mut self, locations: &[Location]) {
+        self.locations.extend(locations);
+    }
+
+    /// Notes that an entry has moved and returns where it was.
+    pub(super) fn relocate(&mut self, index: Index, location: Location) -> Option<Location> {
+        let slot = self.slot(index)?;
+        Some(std::mem::replace(self.locations.get_mut(slot)?, location))
+    }
+
+    /// Where in the queue an index belongs; `None` for those up to the base.
+    fn slot(&self, index: Index) -> Option<usize> {
+        usize::try_from(index.0.checked_sub(self.base.0)?.checked_sub(1)?).ok()
+    }
+}
+
+/// A round's size and how much of that is needed, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct RoundBytes {
+    size: u64,
+    live: u64,
+}
+
+/// The accounts of the rounds in the database, which are without gaps too: purging takes the oldest.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ledger {
+    first: u64,
+    rounds: VecDeque<RoundBytes>,
+    /// Where the latest whole state of each peer is, and how long it is.
+    headers: BTreeMap<Incarnation, (u64, u64)>,
+    total: RoundBytes,
+}
+
+/// When a purge is considered, and how much one may do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PurgeLimits {
+    /// Considered after this many rounds.
+    pub(super) every_rounds: u64,
+    /// Considered after this many bytes: no more than one purge moves, so that purging keeps up with writing.
+    pub(super) every_bytes: u64,
+    /// The most that is moved, in bytes of entries and states. The first round may alone exceed it.
+    pub(super) max_moved_bytes: u64,
+    /// The most rounds that are deleted.
+    pub(super) max_rounds: usize,
+}
+
+impl Default for PurgeLimits {
+    fn default() -> Self {
+        Self { every_rounds: 128, every_bytes: 1 << 20, max_moved_bytes: 1 << 20, max_rounds: 1024 }
+    }
+}
+
+impl Ledger {
+    /// Accounts that begin with round `first`.
+    pub(super) fn new(first: u64) -> Self {
+        Self { first, ..Self::default() }
+    }
+
+    /// The key of the next round.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.first + self.rounds.len() as u64
+    }
+
+    pub(super) fn add_round(&mut self, size: u64) {
+        self.rounds.push_back(RoundBytes { size, live: 0 });
+        self.total.size += size;
+    }
+
+    pub(super) fn add_entry(&mut self, at: Location) {
+        self.add_live(at.seq, u64::from(at.size_bytes));
+    }
+
+    pub(super) fn remove_entry(&mut self, at: Location) {
+        self.remove_live(at.seq, u64::from(at.size_bytes));
+    }
+
+    /// The peer's whole state is now in round `seq`.
+    pub(super) fn set_header(&mut self, peer: Incarnation, seq: u64, size: u64) {
+        self.remove_header(peer);
+        self.headers.insert(peer, (seq, size));
+        self.add_live(seq, size);
+    }
+
+    pub(super) fn remove_header(&mut self, peer: Incarnation) {
+        if let Some((seq, size)) = self.headers.remove(&peer) {
+            self.remove_live(seq, size);
+        }
+    }
+
+    /// Whether the peer's whole state is in round `seq`.
+    pub(super) fn has_header(&self, peer: Incarnation, seq: u64) -> bool {
+        self.headers.get(&peer).is_some_and(|(at, _)| *at == seq)
+    }
+
+    /// The oldest rounds that are worth deleting now: the last of them and the live bytes in all of them.
+    ///
+    /// What is freed must outweigh what is moved, in the rounds chosen or in the whole log. So moving costs at most
+    /// as much as was written, and the log stays within about three times what is live in it. The second condition
+    /// gets a purge past a long stretch that is still live.
+    pub(super) fn purgeable(&self, limits: PurgeLimits) -> Option<(u64, u64)> {
+        let mut sum = RoundBytes::default();
+        let mut best = (0, None);
+        let mut longest = None;
+        for (round, seq) in self.rounds.iter().zip(self.first..).take(limits.max_rounds) {
+            sum = RoundBytes { size: sum.size + round.size, live: sum.live + round.live };
+            if round.live > 0 && sum.live > limits.max_moved_bytes && longest.is_some() {
+                break;
+            }
+            longest = Some((seq, sum.live));
+            let freed = sum.size.saturating_sub(2 * sum.live);
+            if freed > best.0 {
+                best = (freed, longest);
+            }
+        }
+        let mostly_dead = self.total.size > 2 * self.total.live;
+        best.1.or(longest.filter(|_| mostly_dead))
+    }
+
+    /// The rounds up to `through` that have something live in them.
+    pub(super) fn live_rounds(&self, through: u64) -> impl Iterator<Item = u64> + '_ {
+        let rounds = self.rounds.iter().zip(self.first..=through);
+        rounds.filter(|(round, _)| round.live > 0).map(|(_, seq)| seq)
+    }
+
+    /// Forgets the rounds up to `through`.
+    pub(super) fn purge(&mut self, through: u64) {
+        while self.first <= through {
+            let Some(round) = self.rounds.pop_front() else { break };
+            assert_eq!(round.live, 0, "round {} is purged with live data in it", self.first);
+            self.total.size -= round.size;
+            self.first += 1;
+        }
+    }
+
+    fn add_live(&mut self, seq: u64, size: u64) {
+        self.round_mut(seq).live += size;
+        self.total.live += size;
+    }
+
+    fn remove_live(&mut self, seq: u64, size: u64) {
+        self.round_mut(seq).live -= size;
+        self.total.live -= size;
+    }
+
+    fn round_mut(&mut self, seq: u64) -> &mut RoundBytes {
+        let slot = seq.checked_sub(self.first).and_then(|slot| self.rounds.get_mut(slot as usize));
+        slot.expect("every live byte is in a round that is accounted for")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seq: u64, size_bytes: u32) -> Location {
+        Location { seq, offset: 0, size_bytes }
+    }
+
+    fn ledger(rounds: &[(u64, u32)]) -> Ledger {
+        let mut ledger = Ledger::new(5);
+        for (size, live) in rounds {
+            ledger.add_round(*size);
+            ledger.add_entry(at(ledger.next_seq() - 1, *live));
+        }
+        ledger
+    }
+
+    #[test]
+    fn a_log_is_discarded_from_one_end_and_truncated_from_the_other() {
+        let mut log = GroupLog::default();
+        log.append(&(1..=10).map(|seq| at(seq, 1)).collect::<Vec<_>>());
+        assert_eq!(log.discard_through(Index(3)).count(), 3);
+        assert_eq!(log.truncate_from(Index(9)).map(|location| location.seq).collect::<Vec<_>>(), [9, 10]);
+        assert_eq!((log.first(), log.last()), (Index(4), Index(8)));
+        assert_eq!((log.get(Index(3)), log.get(Index(4)), log.get(Index(9))), (None, Some(at(4, 1)), None));
+        assert_eq!(log.range(Index(5), Index(u64::MAX), 2), [at(5, 1), at(6, 1)]);
+        assert_eq!(log.range(Index(8), Index(8), 9), [at(8, 1)]);
+        assert_eq!(log.relocate(Index(4), at(11, 1)), Some(at(4, 1)));
+        assert_eq!(log.truncate_from(Index(1)).count(), 5);
+        assert_eq!(log.discard_through(Index(20)).count(), 0);
+        assert_eq!((log.first(), log.last()), (Index(21), Index(20)));
+    }
+
+    #[test]
+    fn the_prefix_that_frees_most_for_what_it_moves_is_purged() {
+        // The fresh rounds at the end are not moved along with the dead ones.
+        assert_eq!(
+            ledger(&[(100, 20), (100, 0), (100, 90), (100, 100)]).purgeable(PurgeLimits::default()),
+            Some((6, 20))
+        );
+        assert_eq!(ledger(&[(100, 60), (100, 60)]).purgeable(PurgeLimits::default()), None);
+        assert_eq!(ledger(&[]).purgeable(PurgeLimits::default()), None);
+    }
+
+    #[test]
+    fn a_long_live_stretch_is_moved_once_most_of_the_log_behind_it_is_dead() {
+        let size = PurgeLimits::default().max_moved_bytes + 1;
+        let huge = size as u32;
+        assert_eq!(ledger(&[(size, huge), (size / 2, 0)]).purgeable(PurgeLimits::default()), None);
+        assert_eq!(
+            ledger(&[(size, huge), (size / 2, 0), (size, 0)]).purgeable(PurgeLimits::default()),
+            Some((7, size))
+        );
+        // The first round alone exceeds the bound and is taken; a second live one is not.
+        assert_eq!(
+            ledger(&[(size, huge), (size, huge), (5 * size, 0)]).purgeable(PurgeLimits::default()),
+            Some((5, size))
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "with live data")]
+    fn live_data_is_never_purged() {
+        ledger(&[(100, 1)]).purge(5);
+    }
+
+    #[test]
+    fn a_state_counts_once_wherever_it_goes() {
+        let mut ledger = ledger(&[(100, 10), (100, 0)]);
+        ledger.set_header(Incarnation(1), 5, 30);
+        assert!(ledger.has_header(Incarnation(1), 5));
+        assert_eq!(ledger.live_rounds(6).collect::<Vec<_>>(), [5]);
+        ledger.set_header(Incarnation(1), 6, 30);
+        ledger.remove_entry(at(5, 10));
+        assert_eq!(ledger.live_rounds(6).collect::<Vec<_>>(), [6]);
+        ledger.purge(5);
+        ledger.remove_header(Incarnation(1));
+        assert_eq!(ledger.total, RoundBytes { size: 100, live: 0 });
+    }
+}
