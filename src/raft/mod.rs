@@ -1,10 +1,47 @@
-//! Consensus: the Raft of Ongaro's thesis, sans-IO.
+//! Consensus: the Raft of Ongaro's thesis ("Consensus: Bridging Theory and Practice", 2014), sans-IO.
+//!
+//! A [`Raft`] is one peer. It knows no clock, disk or network: inputs are calls, and what is to be done comes out of
+//! [`Raft::ready`] as data. A tour that follows the thesis:
+//!
+//! | thesis | here |
+//! |---|---|
+//! | 3.3 terms and roles | `role`: what each role alone knows; `dispatch`: terms first, then messages |
+//! | 3.4 leader election, 9.6 pre-vote | `candidate` |
+//! | 3.5 log replication | `leader` and `follower`; `progress`: one follower as its leader sees it |
+//! | 3.6 safety: who may be elected, what is committed | `candidate`, `leader`, `quorum` |
+//! | 3.8 persisted state | `log`: the state and how far it is durable; `ready`: the order of effects |
+//! | 4.1 configurations take effect when appended | `message`, `storage` |
+//! | 5 log compaction | [`Raft::snapshot_taken`], `follower` for installing |
+//! | 6.2 leaders that are cut off step down | `leader`, `dispatch` |
+//! | 6.4 linearizable reads | `read_index` |
+//! | 10.2 writing in parallel, pipelining, batching | `log`, `progress`, [`Raft::ready`] |
+//!
+//! Nothing is said before what it implies is durable: such messages wait inside for [`Raft::persisted`]. What arrives
+//! is never trusted to be sensible: see `nonsense`.
 
+mod cache;
+mod candidate;
+mod config;
+mod delivery;
+mod dispatch;
+mod follower;
+mod leader;
+mod log;
 mod message;
+mod node;
+mod nonsense;
+mod progress;
+mod quorum;
+mod read_index;
 mod ready;
+mod role;
+mod status;
 mod storage;
 
 pub use crate::types::RoleName;
+pub use config::{Config, ConfigError, ConfigValues};
 pub use message::{AppendReply, Configuration, Entry, Envelope, HardState, Message, Payload, ReadId, SnapshotMeta};
+pub use node::{ProposeError, Raft, ReadError};
 pub use ready::{LogRead, LogReadPurpose, ReadReady, Ready, SoftState, Write, WriteToken};
-pub use storage::{InvalidWrite, Restored};
+pub use status::{FollowerState, FollowerStatus, Status};
+pub use storage::{InvalidWrite, MemStorage, Restored};

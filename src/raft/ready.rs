@@ -26,6 +26,9 @@ pub struct Ready {
     pub apply: Vec<Entry>,
     /// Reads whose index is known. Each may be served once the machine has applied that index.
     pub reads: Vec<ReadReady>,
+    /// Reads that will never be answered: the leader or the term changed, or the request or its answer got lost.
+    /// Asking again is safe.
+    pub reads_lost: Vec<ReadId>,
     /// Entries that are no longer in memory and are needed; each is answered by
     /// [`Raft::log_read`](crate::raft::Raft::log_read).
     pub log_reads: Vec<LogRead>,

@@ -1,0 +1,103 @@
+//! Elections (thesis section 3.4) with a pre-vote round (section 9.6).
+
+use crate::raft::quorum::{self, Tally};
+use crate::raft::role::{Candidacy, Role};
+use crate::raft::{Envelope, Message, Raft};
+use crate::types::{Incarnation, LogPosition, Term};
+
+impl Raft {
+    pub(super) fn tick_candidate(&mut self) {
+        let (Role::PreCandidate(candidacy) | Role::Candidate(candidacy)) = &mut self.role else { return };
+        candidacy.elapsed_ticks += 1;
+        if candidacy.elapsed_ticks >= candidacy.timeout_ticks {
+            self.pre_campaign();
+        }
+    }
+
+    /// Asks the others whether an election would succeed. Nobody's term changes by that, so a peer that was cut off
+    /// does not depose a healthy leader when it comes back.
+    pub(super) fn pre_campaign(&mut self) {
+        if !self.log.configuration().contains(self.id) {
+            return;
+        }
+        let mut candidacy = self.candidacy();
+        candidacy.note(self.id, true);
+        self.change_role(Role::PreCandidate(candidacy));
+        let last = self.log.last_position();
+        for to in self.voters().into_iter().filter(|voter| *voter != self.id) {
+            let term = self.term().next();
+            self.out.messages.push(Envelope { from: self.id, to, term, message: Message::PreVote { last } });
+        }
+        self.count_votes();
+    }
+
+    /// Runs in an election. The vote for itself is a message like the others: it counts once it is durable.
+    fn campaign(&mut self) {
+        self.enter_term(self.term().next(), Some(self.id));
+        let candidacy = self.candidacy();
+        self.change_role(Role::Candidate(candidacy));
+        let last = self.log.last_position();
+        for voter in self.voters() {
+            let is_self = voter == self.id;
+            let message = if is_self { Message::VoteReply { granted: true } } else { Message::Vote { last } };
+            self.send_durable(voter, message);
+        }
+    }
+
+    fn candidacy(&mut self) -> Candidacy {
+        Candidacy { timeout_ticks: self.election_timeout(), ..Candidacy::default() }
+    }
+
+    fn voters(&self) -> Vec<Incarnation> {
+        self.log.configuration().voters.keys().copied().collect()
+    }
+
+    pub(super) fn on_pre_vote(&mut self, from: Incarnation, term: Term, last: LogPosition) {
+        let granted = (term > self.term() || self.may_vote_for(from)) && last >= self.log.last_position();
+        let term = if granted { term } else { self.term() };
+        let message = Message::PreVoteReply { granted };
+        self.out.messages.push(Envelope { from: self.id, to: from, term, message });
+    }
+
+    /// One vote a term, and only for a log that holds everything committed (thesis section 3.6.1).
+    pub(super) fn on_vote(&mut self, from: Incarnation, last: LogPosition) {
+        if !self.may_vote_for(from) || last < self.log.last_position() {
+            return self.send(from, Message::VoteReply { granted: false });
+        }
+        self.log.set_term(self.term(), Some(from));
+        self.follow(self.term(), None);
+        self.send_durable(from, Message::VoteReply { granted: true });
+    }
+
+    fn may_vote_for(&self, candidate: Incarnation) -> bool {
+        self.leader().is_none() && self.log.vote().is_none_or(|vote| vote == candidate)
+    }
+
+    pub(super) fn on_pre_vote_reply(&mut self, from: Incarnation, term: Term, granted: bool) {
+        let about = if granted { self.term().next() } else { self.term() };
+        if let Role::PreCandidate(candidacy) = &mut self.role
+            && term == about
+        {
+            candidacy.note(from, granted);
+            self.count_votes();
+        }
+    }
+
+    pub(super) fn on_vote_reply(&mut self, from: Incarnation, granted: bool) {
+        if let Role::Candidate(candidacy) = &mut self.role {
+            candidacy.note(from, granted);
+            self.count_votes();
+        }
+    }
+
+    fn count_votes(&mut self) {
+        let (Role::PreCandidate(candidacy) | Role::Candidate(candidacy)) = &self.role else { return };
+        let tally = quorum::tally(self.log.configuration(), |voter| candidacy.vote(voter));
+        match (tally, &self.role) {
+            (Tally::Won, Role::PreCandidate(_)) => self.campaign(),
+            (Tally::Won, _) => self.lead(),
+            (Tally::Lost, _) => self.follow(self.term(), None),
+            (Tally::Open, _) => {}
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Where a message goes: first by its term (thesis section 3.3), then by what it says.
+
+use std::cmp::Ordering;
+
+use crate::raft::nonsense::Nonsense;
+use crate::raft::role::Role;
+use crate::raft::{Envelope, Message, Raft};
+use crate::types::{Incarnation, Term};
+
+impl Raft {
+    /// A message that could be true.
+    pub(super) fn step_checked(&mut self, envelope: Envelope) {
+        match envelope.term.cmp(&self.term()) {
+            Ordering::Less => return self.answer_old_term(envelope.from, &envelope.message),
+            Ordering::Greater if self.is_disruption(&envelope.message) => return,
+            Ordering::Greater if is_about_a_real_term(&envelope.message) => self.follow(envelope.term, None),
+            Ordering::Greater | Ordering::Equal => {}
+        }
+        let Envelope { from, term, message, .. } = envelope;
+        match message {
+            Message::PreVote { last } => self.on_pre_vote(from, term, last),
+            Message::PreVoteReply { granted } => self.on_pre_vote_reply(from, term, granted),
+            Message::Vote { last } => self.on_vote(from, last),
+            Message::VoteReply { granted } => self.on_vote_reply(from, granted),
+            Message::Append { .. } | Message::Heartbeat { .. } | Message::Snapshot { .. } => {
+                self.step_from_leader(from, term, message);
+            }
+            Message::AppendReply(reply) => self.on_append_reply(from, reply),
+            Message::HeartbeatReply { round } => self.on_heartbeat_reply(from, round),
+            Message::ReadIndex { id } => self.on_read_index(from, id),
+            Message::ReadIndexReply { id, index } => self.on_read_index_reply(from, id, index),
+        }
+    }
+
+    fn step_from_leader(&mut self, from: Incarnation, term: Term, message: Message) {
+        match self.leader() {
+            Some(leader) if leader != from => return self.refuse(from, Nonsense::SecondLeader(leader)),
+            Some(_) => self.leader_heard(),
+            None => self.follow(term, Some(from)),
+        }
+        match message {
+            Message::Append { prev, entries, commit } => self.on_append(from, prev, entries, commit),
+            Message::Heartbeat { commit, round } => self.on_heartbeat(from, commit, round),
+            Message::Snapshot { meta } => self.on_snapshot(from, meta),
+            _ => {}
+        }
+    }
+
+    /// A peer that hears its leader does not help to depose it (thesis sections 4.2.3 and 6.2).
+    fn is_disruption(&self, message: &Message) -> bool {
+        let asks_for_a_vote = matches!(message, Message::PreVote { .. } | Message::Vote { .. });
+        let leader_is_alive = match &self.role {
+            Role::Follower(follower) => follower.leader.is_some() && follower.silent_ticks < self.config.election_ticks,
+            Role::PreCandidate(_) | Role::Candidate(_) => false,
+            Role::Leader(_) => true,
+        };
+        asks_for_a_vote && leader_is_alive
+    }
+
+    /// The sender is behind and has to learn the term. A leader that was deposed unawares learns it from any answer;
+    /// without one, a candidate ahead of it could neither win nor follow.
+    fn answer_old_term(&mut self, from: Incarnation, message: &Message) {
+        match message {
+            Message::PreVote { .. } => self.send(from, Message::PreVoteReply { granted: false }),
+            Message::Vote { .. } => self.send(from, Message::VoteReply { granted: false }),
+            Message::Append { .. } | Message::Heartbeat { .. } | Message::Snapshot { .. } => {
+                self.send(from, Message::HeartbeatReply { round: 0 });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A pre-vote and its grant carry a term that nobody has entered yet.
+fn is_about_a_real_term(message: &Message) -> bool {
+    !matches!(message, Message::PreVote { .. } | Message::PreVoteReply { granted: true })
+}

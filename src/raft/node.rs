@@ -1,0 +1,349 @@
+//! The public face: inputs are calls, outputs come out of [`Raft::ready`].
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::raft::delivery::{Delivery, Next};
+use crate::raft::log::Log;
+use crate::raft::nonsense::{self, Nonsense};
+use crate::raft::role::{Follower, Role};
+use crate::raft::{
+    Config, ConfigValues, Configuration, Entry, Envelope, LogRead, LogReadPurpose, Message, Payload, ReadId, Ready,
+    Restored, SnapshotMeta, SoftState, WriteToken,
+};
+use crate::types::{Incarnation, Index, Term};
+
+/// Why a proposal was not taken. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Only a leader takes proposals.
+    #[error("this peer is not the leader: ask the leader instead")]
+    NotLeader {
+        /// The leader, if known.
+        leader: Option<Incarnation>,
+    },
+    /// Commitment does not keep up.
+    #[error("too many bytes wait to be committed: try again later")]
+    TooMuchUncommitted,
+}
+
+/// Why a read was not taken. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Reads need a leader.
+    #[error("no leader is known: try again later")]
+    NoLeader,
+    /// Reads come faster than they are confirmed.
+    #[error("too many reads wait to be confirmed: try again later")]
+    TooManyReads,
+}
+
+/// One peer of a Raft cluster, without a clock, a disk or a network.
+///
+/// The driver calls the inputs, then carries out what [`Raft::ready`] asks for. Time passes by [`Raft::tick`]. The
+/// same inputs and the same seed give the same outputs.
+#[derive(Debug)]
+pub struct Raft {
+    pub(super) id: Incarnation,
+    pub(super) config: ConfigValues,
+    pub(super) rng: ChaCha8Rng,
+    pub(super) log: Log,
+    pub(super) role: Role,
+    pub(super) delivery: Delivery,
+    /// What the next [`Ready`] will say, as far as it is not derived from the rest then.
+    pub(super) out: Ready,
+    /// Messages that wait for a write, oldest first. One to this peer itself is its own vote.
+    pub(super) held: VecDeque<(WriteToken, Envelope)>,
+    /// The wall clock as last told, in milliseconds.
+    pub(super) clock_ms: u64,
+    pub(super) next_read: u64,
+    reported: SoftState,
+    refused: u64,
+}
+
+impl Raft {
+    /// Starts a peer on what its store holds. The machine must already stand at the restored snapshot, if there is
+    /// one, or else at its beginning. `seed` decides the randomized timeouts and must differ between peers.
+    #[must_use]
+    pub fn new(id: Incarnation, config: Config, restored: Restored, seed: u64) -> Self {
+        let config = config.values().clone();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let next_read = rng.random();
+        let log = Log::new(restored, config.cached_log_bytes);
+        let applied = log.snapshot().map_or(Index::ZERO, |meta| meta.position.index);
+        let reported = SoftState { role: crate::raft::RoleName::Follower, term: log.term(), leader: None };
+        let mut raft = Self {
+            id,
+            delivery: Delivery::new(applied, config.max_apply_bytes),
+            config,
+            rng,
+            log,
+            role: Role::Follower(Follower::default()),
+            out: Ready::default(),
+            held: VecDeque::new(),
+            clock_ms: 0,
+            next_read,
+            reported,
+            refused: 0,
+        };
+        raft.follow(raft.term(), None);
+        raft
+    }
+
+    /// One tick of time has passed. `now_ms` is the wall clock in milliseconds since the Unix epoch; it only ends up
+    /// in entries.
+    pub fn tick(&mut self, now_ms: u64) {
+        self.clock_ms = now_ms;
+        match &self.role {
+            Role::Follower(_) => self.tick_follower(),
+            Role::PreCandidate(_) | Role::Candidate(_) => self.tick_candidate(),
+            Role::Leader(_) => self.tick_leader(),
+        }
+    }
+
+    /// A message has arrived. One that no correct peer would send is logged and counted in
+    /// [`Status::refused`](crate::raft::Status::refused).
+    pub fn step(&mut self, envelope: Envelope, now_ms: u64) {
+        self.clock_ms = now_ms;
+        if envelope.to != self.id || envelope.from == self.id {
+            tracing::debug!(me = %self.id, from = %envelope.from, to = %envelope.to, "a message for somebody else");
+            return;
+        }
+        if let Err(nonsense) = nonsense::check(&envelope) {
+            return self.refuse(envelope.from, nonsense);
+        }
+        // Requests are obeyed whoever sends them: a peer's own configuration may be old (thesis section 4.1).
+        // Answers and reads count only from those that are known.
+        let needs_member = matches!(
+            envelope.message,
+            Message::PreVoteReply { .. }
+                | Message::VoteReply { .. }
+                | Message::AppendReply(_)
+                | Message::HeartbeatReply { .. }
+                | Message::ReadIndex { .. }
+        );
+        if needs_member && !self.log.configuration().contains(envelope.from) {
+            tracing::debug!(me = %self.id, from = %envelope.from, "an answer from a stranger");
+            return;
+        }
+        self.step_checked(envelope);
+    }
+
+    /// Appends commands to the log, if this peer leads: all of them or none. They are committed unless the leader
+    /// changes; the range of their indexes tells them apart when they come back to be applied.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub fn propose(&mut self, data: Vec<Bytes>, now_ms: u64) -> Result<RangeInclusive<Index>, ProposeError> {
+        self.clock_ms = now_ms;
+        let leader = self.leader();
+        let Role::Leader(state) = &mut self.role else { return Err(ProposeError::NotLeader { leader }) };
+        let bytes: usize = data.iter().map(|data| Entry::OVERHEAD_BYTES + data.len()).sum();
+        let pending = state.uncommitted.bytes();
+        // A batch that is too large by itself passes when nothing else waits: it would never fit otherwise.
+        if pending > 0 && pending + bytes > self.config.max_uncommitted_bytes {
+            return Err(ProposeError::TooMuchUncommitted);
+        }
+        let first = self.log.last().next();
+        state.uncommitted.add(Index(self.log.last().0 + data.len() as u64), bytes);
+        state.flush = true;
+        data.into_iter().for_each(|data| self.append_own(Payload::Data(data)));
+        Ok(first..=self.log.last())
+    }
+
+    /// Asks for the index at which a linearizable read may be served. The answer comes in [`Ready::reads`] or
+    /// [`Ready::reads_lost`].
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn read_index(&mut self) -> Result<ReadId, ReadError> {
+        let id = ReadId(self.next_read);
+        match &self.role {
+            Role::Leader(_) => self.read_at_leader(None, id)?,
+            Role::Follower(_) => self.forward_read(id)?,
+            Role::PreCandidate(_) | Role::Candidate(_) => return Err(ReadError::NoLeader),
+        }
+        self.next_read = self.next_read.wrapping_add(1);
+        Ok(id)
+    }
+
+    /// The write, and all before it, is durable.
+    pub fn persisted(&mut self, token: WriteToken) {
+        self.log.persisted(token);
+        while let Some((_, envelope)) = self.held.pop_front_if(|(after, _)| *after <= token) {
+            self.dispatch(envelope);
+        }
+        self.advance_commit();
+    }
+
+    /// The machine has applied everything up to `index`, or has restored the snapshot there.
+    pub fn applied(&mut self, index: Index) {
+        self.delivery.set_applied(index);
+    }
+
+    /// The entries that [`Ready::log_reads`] asked for; empty when they are gone. An answer that nobody waits for any
+    /// more is dropped.
+    pub fn log_read(&mut self, read: LogRead, entries: Vec<Entry>) {
+        match read.purpose {
+            LogReadPurpose::Apply => self.delivery.log_read(&self.log, read, entries),
+            LogReadPurpose::Replicate(to) => self.send_read(to, read, entries),
+        }
+    }
+
+    /// The own machine's snapshot is a durable file. The log that it covers is forgotten, but for the last `keep`
+    /// entries, which spare followers that are a little behind the snapshot. One that is not newer than the
+    /// current one, or not of this peer's log, is ignored.
+    pub fn snapshot_taken(&mut self, meta: SnapshotMeta, keep: u64) {
+        let position = meta.position;
+        let is_newer = self.log.snapshot().is_none_or(|old| old.position.index < position.index);
+        if is_newer && position.index <= self.delivery.given() && self.log.holds(position) {
+            self.log.compact(meta, keep);
+        } else {
+            tracing::debug!(me = %self.id, %position, "a snapshot that is of no use");
+        }
+    }
+
+    /// The transfer of a snapshot to a follower has ended, well or not.
+    pub fn snapshot_sent(&mut self, to: Incarnation, ok: bool) {
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.progress.get_mut(&to)
+        {
+            progress.snapshot_ended(ok);
+            leader.flush = true;
+        }
+    }
+
+    /// Whether [`Raft::ready`] has something to say.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        self.out != Ready::default()
+            || self.log.has_write()
+            || self.delivery.has_next(&self.log)
+            || matches!(&self.role, Role::Leader(leader) if leader.flush)
+            || self.soft_state() != self.reported
+    }
+
+    /// Everything to be done since the last call.
+    #[must_use]
+    pub fn ready(&mut self) -> Ready {
+        self.flush();
+        let next = self.delivery.next(&self.log);
+        let mut ready = std::mem::take(&mut self.out);
+        match next {
+            Some(Next::Entries(entries)) => ready.apply = entries,
+            Some(Next::Read(read)) => ready.log_reads.push(read),
+            None => {}
+        }
+        ready.write = self.log.take_write();
+        let soft_state = self.soft_state();
+        ready.status = Some(soft_state).filter(|now| *now != self.reported);
+        self.reported = soft_state;
+        ready
+    }
+
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.log.term()
+    }
+
+    /// Whether this peer leads its term.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// The leader of the current term, if known.
+    #[must_use]
+    pub fn leader(&self) -> Option<Incarnation> {
+        match &self.role {
+            Role::Follower(follower) => follower.leader,
+            Role::PreCandidate(_) | Role::Candidate(_) => None,
+            Role::Leader(_) => Some(self.id),
+        }
+    }
+
+    /// The configuration in effect: the newest in the log, committed or not (thesis section 4.1).
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
+        self.log.configuration()
+    }
+
+    /// The configuration in effect at an index that is not before the latest snapshot; without voters on a peer that
+    /// has not heard of any yet.
+    #[must_use]
+    pub fn configuration_at(&self, index: Index) -> Configuration {
+        self.log.configuration_at(index).clone()
+    }
+
+    /// What operators and tests want to see.
+    #[must_use]
+    pub fn status(&self) -> crate::raft::Status {
+        crate::raft::Status::of(self)
+    }
+
+    /// How many messages that no correct peer sends have arrived.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    fn soft_state(&self) -> SoftState {
+        SoftState { role: self.role.name(), term: self.term(), leader: self.leader() }
+    }
+
+    pub(super) fn refuse(&mut self, from: Incarnation, why: Nonsense) {
+        self.refused += 1;
+        tracing::warn!(me = %self.id, %from, %why, "refused a message that no correct peer sends");
+    }
+
+    /// Follows a leader of `term`, or waits for one. A later term than the current one is entered without a vote.
+    pub(super) fn follow(&mut self, term: Term, leader: Option<Incarnation>) {
+        if term > self.term() {
+            self.enter_term(term, None);
+        }
+        let timeout_ticks = self.election_timeout();
+        self.change_role(Role::Follower(Follower { leader, timeout_ticks, ..Follower::default() }));
+    }
+
+    /// Enters a term. What waits to be said in an older one would no longer count.
+    pub(super) fn enter_term(&mut self, term: Term, vote: Option<Incarnation>) {
+        self.log.set_term(term, vote);
+        self.held.clear();
+    }
+
+    pub(super) fn change_role(&mut self, role: Role) {
+        let old = std::mem::replace(&mut self.role, role);
+        self.out.reads_lost.extend(old.own_reads());
+    }
+
+    /// Randomized, so that split votes are rare and resolved quickly (thesis section 3.4).
+    pub(super) fn election_timeout(&mut self) -> u32 {
+        let ticks = self.config.election_ticks;
+        self.rng.random_range(ticks..2 * ticks)
+    }
+
+    pub(super) fn send(&mut self, to: Incarnation, message: Message) {
+        self.out.messages.push(Envelope { from: self.id, to, term: self.term(), message });
+    }
+
+    /// Sends a message once everything up to now is durable.
+    pub(super) fn send_durable(&mut self, to: Incarnation, message: Message) {
+        let envelope = Envelope { from: self.id, to, term: self.term(), message };
+        match self.log.durable_after() {
+            Some(token) => self.held.push_back((token, envelope)),
+            None => self.dispatch(envelope),
+        }
+    }
+
+    fn dispatch(&mut self, envelope: Envelope) {
+        if envelope.to == self.id {
+            self.step_checked(envelope);
+        } else {
+            self.out.messages.push(envelope);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What no correct peer says. Such a message is refused, counted and logged; it changes nothing.
+//!
+//! This keeps a damaged or hostile peer from stopping its neighbours with a panic or an overflow. It does not make
+//! Raft safe against lies: who may send messages at all is for the transport to check.
+
+use crate::raft::{Entry, Envelope, Message, Payload, SnapshotMeta};
+use crate::types::{Incarnation, Index, LogPosition, Term};
+
+/// Terms and indexes beyond this are refused: no cluster gets there, and arithmetic below it cannot overflow.
+const MAX_COUNTER: u64 = u64::MAX / 2;
+
+/// Why a message cannot be true. The sender is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Nonsense {
+    #[error("a term or index that no cluster reaches")]
+    TooLarge,
+    #[error("entries with gaps, or with terms or times that go back")]
+    Unordered,
+    #[error("entries or a snapshot of a later term than the message")]
+    FromTheFuture,
+    #[error("a configuration without voters")]
+    NoVoters,
+    #[error("an entry that contradicts the committed entry {0}")]
+    ContradictsCommitted(Index),
+    #[error("the commit of an entry that was never sent")]
+    CommitBeyondLog,
+    #[error("an answer to what was never sent")]
+    AnswerToNothing,
+    #[error("a second leader in the term of {0}")]
+    SecondLeader(Incarnation),
+}
+
+/// Checks what can be checked without knowing the peer's state.
+pub(super) fn check(envelope: &Envelope) -> Result<(), Nonsense> {
+    let term = envelope.term;
+    let fits = |value: u64| if value <= MAX_COUNTER { Ok(()) } else { Err(Nonsense::TooLarge) };
+    fits(term.0)?;
+    match &envelope.message {
+        Message::PreVote { last } | Message::Vote { last } => check_position(*last, term),
+        Message::Append { prev, entries, commit } => {
+            fits(commit.0)?;
+            check_position(*prev, term)?;
+            check_entries(*prev, entries, term)
+        }
+        Message::Snapshot { meta } => check_snapshot(meta, term),
+        Message::Heartbeat { commit: index, .. } | Message::ReadIndexReply { index, .. } => fits(index.0),
+        // Answers are compared with what was sent.
+        Message::AppendReply(_) | Message::HeartbeatReply { .. } => Ok(()),
+        Message::PreVoteReply { .. } | Message::VoteReply { .. } | Message::ReadIndex { .. } => Ok(()),
+    }
+}
+
+fn check_position(position: LogPosition, term: Term) -> Result<(), Nonsense> {
+    match position {
+        LogPosition { index, .. } if index.0 > MAX_COUNTER => Err(Nonsense::TooLarge),
+        position if position.term > term => Err(Nonsense::FromTheFuture),
+        _ => Ok(()),
+    }
+}
+
+fn check_entries(prev: LogPosition, entries: &[Entry], term: Term) -> Result<(), Nonsense> {
+    let (mut before, mut time_ms) = (prev, 0);
+    for entry in entries {
+        check_position(entry.position(), term)?;
+        if entry.index != before.index.next() || entry.term < before.term || entry.time_ms < time_ms {
+            return Err(Nonsense::Unordered);
+        }
+        if matches!(&entry.payload, Payload::Membership(configuration) if configuration.voters.is_empty()) {
+            return Err(Nonsense::NoVoters);
+        }
+        (before, time_ms) = (entry.position(), entry.time_ms);
+    }
+    Ok(())
+}
+
+fn check_snapshot(meta: &SnapshotMeta, term: Term) -> Result<(), Nonsense> {
+    if meta.configuration.voters.is_empty() {
+        return Err(Nonsense::NoVoters);
+    }
+    check_position(meta.position, term)
+}

@@ -1,0 +1,91 @@
+//! The roles of a peer and what each of them alone knows (thesis section 3.3).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::raft::progress::{Inflights, Progress};
+use crate::raft::read_index::{ForwardedReads, ReadRounds};
+use crate::raft::{ReadId, RoleName};
+use crate::types::{Incarnation, Index};
+
+/// What a peer is at the moment.
+#[derive(Debug)]
+pub(super) enum Role {
+    Follower(Follower),
+    /// Asks whether an election would succeed (thesis section 9.6).
+    PreCandidate(Candidacy),
+    Candidate(Candidacy),
+    Leader(Leader),
+}
+
+/// Follows a leader, or waits for one.
+#[derive(Debug, Default)]
+pub(super) struct Follower {
+    pub(super) leader: Option<Incarnation>,
+    /// Ticks since the leader was heard, a vote was given, or the waiting began.
+    pub(super) silent_ticks: u32,
+    /// The silence after which to ask for an election.
+    pub(super) timeout_ticks: u32,
+    /// Reads that the leader was asked for.
+    pub(super) reads: ForwardedReads,
+}
+
+/// Collects votes, or promises of votes.
+#[derive(Debug, Default)]
+pub(super) struct Candidacy {
+    pub(super) granted: BTreeSet<Incarnation>,
+    pub(super) refused: BTreeSet<Incarnation>,
+    pub(super) elapsed_ticks: u32,
+    /// The time after which to begin again.
+    pub(super) timeout_ticks: u32,
+}
+
+impl Candidacy {
+    /// Notes a voter's answer; the first one counts.
+    pub(super) fn note(&mut self, voter: Incarnation, granted: bool) {
+        if granted && !self.refused.contains(&voter) {
+            self.granted.insert(voter);
+        } else if !self.granted.contains(&voter) {
+            self.refused.insert(voter);
+        }
+    }
+
+    pub(super) fn vote(&self, voter: Incarnation) -> Option<bool> {
+        (self.granted.contains(&voter) || self.refused.contains(&voter)).then(|| self.granted.contains(&voter))
+    }
+}
+
+/// Leads its term.
+#[derive(Debug)]
+pub(super) struct Leader {
+    /// The other members.
+    pub(super) progress: BTreeMap<Incarnation, Progress>,
+    pub(super) reads: ReadRounds,
+    /// Own proposals that are not committed.
+    pub(super) uncommitted: Inflights,
+    /// The first entry of its term. Once it is committed, so are all before it.
+    pub(super) term_start: Index,
+    pub(super) heartbeat_ticks: u32,
+    pub(super) quorum_ticks: u32,
+    /// Something has happened that may let appends, heartbeats or answers leave.
+    pub(super) flush: bool,
+}
+
+impl Role {
+    pub(super) fn name(&self) -> RoleName {
+        match self {
+            Self::Follower(_) => RoleName::Follower,
+            Self::PreCandidate(_) => RoleName::PreCandidate,
+            Self::Candidate(_) => RoleName::Candidate,
+            Self::Leader(_) => RoleName::Leader,
+        }
+    }
+
+    /// The own reads that end with this role.
+    pub(super) fn own_reads(&self) -> Vec<ReadId> {
+        match self {
+            Self::Follower(follower) => follower.reads.ids().collect(),
+            Self::PreCandidate(_) | Self::Candidate(_) => Vec::new(),
+            Self::Leader(leader) => leader.reads.own().collect(),
+        }
+    }
+}

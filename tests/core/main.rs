@@ -1,0 +1,6 @@
+//! Tests of the layers that need neither a clock nor a disk nor a network.
+
+mod hostile;
+mod peer;
+mod script;
+mod sim;

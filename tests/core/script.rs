@@ -1,0 +1,381 @@
+//! Scripts that tell one story of a small cluster each: `tests/raft/*.golden`. What a command prints is what the
+//! peers did. `UPDATE_GOLDENFILES=1 cargo test --test core` writes the outputs anew.
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `cluster COUNT [KEY=VALUE]...` | starts peers 1 to COUNT; keys are those of `ConfigValues` |
+//! | `disk ID TERM...` | replaces the peer by one whose log holds entry 1 and then entries of these terms |
+//! | `campaign ID` | lets time pass for one peer until it stops following |
+//! | `tick ID COUNT` | lets time pass for one peer |
+//! | `propose ID DATA...`, `read ID` | what clients want |
+//! | `persist ID [COUNT]` | makes the oldest writes durable; without COUNT all |
+//! | `deliver`, `drop`, `repeat [from=ID] [to=ID]` | what happens to messages that are on their way now |
+//! | `settle` | persists and delivers everything until nothing is left |
+//! | `stall ID`, `unstall ID` | `settle` leaves this peer's disk alone |
+//! | `cut ID...`, `heal` | drops what crosses between these peers and the others |
+//! | `crash ID`, `restart ID` | writes that were not persisted are lost |
+//! | `snapshot ID KEEP` | takes a snapshot and lets the log before it go |
+//! | `status [ID...]` | shows where peers stand |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use goldenscript::{ArgumentConsumer, Command, Context, Runner};
+use zraft::raft::{
+    AppendReply, ConfigValues, Entry, Envelope, FollowerState, HardState, MemStorage, Message, Payload, Write,
+};
+use zraft::types::{Incarnation, Index, LogPosition, Term};
+
+use crate::peer::{Machine, Peer, configuration};
+
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+/// A message on its way, and the snapshot's bytes that travel with it.
+type Travelling = (Envelope, Option<Machine>);
+
+/// Rounds after which `settle` calls it a livelock.
+const MAX_ROUNDS: usize = 200;
+
+#[derive(Default)]
+struct Script {
+    values: ConfigValues,
+    count: u64,
+    peers: BTreeMap<Incarnation, Peer>,
+    down: BTreeSet<Incarnation>,
+    stalled: BTreeSet<Incarnation>,
+    cut: BTreeSet<Incarnation>,
+    network: Vec<Travelling>,
+    lives: u64,
+    output: String,
+}
+
+impl Runner for Script {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Outcome<String> {
+        let mut args = command.consume_args();
+        match command.name.as_str() {
+            "cluster" => self.cluster(&mut args)?,
+            "disk" => self.disk(&mut args)?,
+            "campaign" => self.campaign(peer_id(&mut args)?)?,
+            "tick" => {
+                let id = peer_id(&mut args)?;
+                for _ in 0..number(&mut args)?.unwrap_or(1) {
+                    self.peer(id)?.raft.tick(0);
+                    self.pump(id)?;
+                }
+            }
+            "propose" => self.propose(&mut args)?,
+            "read" => self.read(peer_id(&mut args)?)?,
+            "persist" => self.persist(&mut args)?,
+            "deliver" | "drop" => self.deliver(&mut args, command.name == "drop")?,
+            "repeat" => {
+                let (mut copies, rest) = self.meant(&mut args)?;
+                self.network = rest;
+                copies.extend(copies.clone());
+                self.network.extend(copies);
+            }
+            "settle" => self.settle()?,
+            "stall" => drop(self.stalled.insert(peer_id(&mut args)?)),
+            "unstall" => drop(self.stalled.remove(&peer_id(&mut args)?)),
+            "cut" => {
+                while let Some(id) = number(&mut args)? {
+                    self.cut.insert(Incarnation(id));
+                }
+            }
+            "heal" => self.cut.clear(),
+            "crash" => drop(self.down.insert(peer_id(&mut args)?)),
+            "restart" => self.restart(peer_id(&mut args)?)?,
+            "snapshot" => {
+                let id = peer_id(&mut args)?;
+                let keep = number(&mut args)?.unwrap_or(0);
+                self.peer(id)?.take_snapshot(keep);
+                self.pump(id)?;
+            }
+            "status" => self.status(&mut args)?,
+            other => return Err(format!("no command '{other}'").into()),
+        }
+        args.reject_next()?;
+        Ok(std::mem::take(&mut self.output))
+    }
+}
+
+fn number(args: &mut ArgumentConsumer<'_>) -> Outcome<Option<u64>> {
+    Ok(args.next_pos().map(str::parse).transpose()?)
+}
+
+fn peer_id(args: &mut ArgumentConsumer<'_>) -> Outcome<Incarnation> {
+    number(args)?.map(Incarnation).ok_or("which peer?".into())
+}
+
+impl Script {
+    fn peer(&mut self, id: Incarnation) -> Outcome<&mut Peer> {
+        if self.down.contains(&id) {
+            return Err(format!("{id} is down").into());
+        }
+        self.peers.get_mut(&id).ok_or(format!("there is no {id}").into())
+    }
+
+    fn cluster(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        *self = Self { lives: self.lives, ..Self::default() };
+        self.count = number(args)?.ok_or("how many peers?")?;
+        while let Some((key, value)) = args.next_key() {
+            let value: usize = value.parse()?;
+            match key {
+                "max_append_bytes" => self.values.max_append_bytes = value,
+                "max_inflight_messages" => self.values.max_inflight_messages = value,
+                "max_inflight_bytes" => self.values.max_inflight_bytes = value,
+                "max_uncommitted_bytes" => self.values.max_uncommitted_bytes = value,
+                "cached_log_bytes" => self.values.cached_log_bytes = value,
+                other => return Err(format!("no setting '{other}'").into()),
+            }
+        }
+        (1..=self.count).try_for_each(|id| self.start(Incarnation(id), &[]))
+    }
+
+    fn disk(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let id = peer_id(args)?;
+        let mut terms = Vec::new();
+        while let Some(term) = number(args)? {
+            terms.push(Term(term));
+        }
+        self.start(id, &terms)
+    }
+
+    fn start(&mut self, id: Incarnation, terms: &[Term]) -> Outcome {
+        let mut write = Write::bootstrap(configuration(self.count), 0);
+        let entry = |(index, term): (u64, &Term)| {
+            let payload = Payload::Data(Bytes::from(format!("{index}@{term}")));
+            Entry { term: *term, index: Index(index), time_ms: 0, payload }
+        };
+        write.entries.extend((2..).zip(terms).map(entry));
+        let term = terms.last().copied().unwrap_or(Term(1));
+        write.hard_state = Some(HardState { term, vote: None, commit: Index(1) });
+        let mut disk = MemStorage::default();
+        disk.write(&write)?;
+        self.peers.insert(id, Peer::start(id, &self.values, disk, id.0));
+        self.pump(id)
+    }
+
+    fn restart(&mut self, id: Incarnation) -> Outcome {
+        self.down.remove(&id);
+        self.lives += 1;
+        let (values, seed) = (self.values.clone(), 100 + self.lives);
+        self.peer(id)?.restart(&values, seed);
+        self.pump(id)
+    }
+
+    fn campaign(&mut self, id: Incarnation) -> Outcome {
+        let role = self.peer(id)?.raft.status().role;
+        while self.peer(id)?.raft.status().role == role {
+            self.peer(id)?.raft.tick(0);
+        }
+        self.pump(id)
+    }
+
+    fn propose(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let id = peer_id(args)?;
+        let data = std::iter::from_fn(|| args.next_pos()).map(|data| Bytes::from(data.to_owned())).collect();
+        self.peer(id)?.raft.propose(data, 0)?;
+        self.pump(id)
+    }
+
+    fn read(&mut self, id: Incarnation) -> Outcome {
+        self.peer(id)?.raft.read_index()?;
+        self.pump(id)
+    }
+
+    fn persist(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let id = peer_id(args)?;
+        for _ in 0..number(args)?.unwrap_or(u64::MAX) {
+            if !self.peer(id)?.persist_one() {
+                break;
+            }
+            self.pump(id)?;
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, args: &mut ArgumentConsumer<'_>, lost: bool) -> Outcome {
+        let (meant, rest) = self.meant(args)?;
+        self.network = rest;
+        meant.into_iter().try_for_each(|(envelope, file)| self.deliver_one(envelope, file, lost))
+    }
+
+    /// Parts the messages on their way into those between the named peers and the rest.
+    fn meant(&self, args: &mut ArgumentConsumer<'_>) -> Outcome<(Vec<Travelling>, Vec<Travelling>)> {
+        let end = |value: Option<&str>| value.map(|id| id.parse().map(Incarnation)).transpose();
+        let (from, to) = (end(args.take_key("from"))?, end(args.take_key("to"))?);
+        Ok(self.network.iter().cloned().partition(|(envelope, _)| {
+            from.is_none_or(|from| from == envelope.from) && to.is_none_or(|to| to == envelope.to)
+        }))
+    }
+
+    fn deliver_one(&mut self, envelope: Envelope, file: Option<Machine>, lost: bool) -> Outcome {
+        let (from, to) = (envelope.from, envelope.to);
+        let lost = lost || self.down.contains(&to) || self.cut.contains(&from) != self.cut.contains(&to);
+        let snapshot = match &envelope.message {
+            Message::Snapshot { meta } => Some(meta.position.index),
+            _ => None,
+        };
+        if lost {
+            writeln!(self.output, "lost: {}", said(&envelope))?;
+        } else {
+            let peer = self.peer(to)?;
+            if let (Some(index), Some(file)) = (snapshot, file) {
+                peer.files.insert(index, file);
+            }
+            peer.raft.step(envelope, 0);
+            self.pump(to)?;
+        }
+        if snapshot.is_some() && !self.down.contains(&from) {
+            self.peer(from)?.raft.snapshot_sent(to, !lost);
+            self.pump(from)?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Outcome {
+        for _ in 0..MAX_ROUNDS {
+            let ids: Vec<_> = self.peers.keys().copied().filter(|id| !self.down.contains(id)).collect();
+            let mut busy = !self.network.is_empty();
+            for id in ids {
+                while !self.stalled.contains(&id) && self.peer(id)?.persist_one() {
+                    busy = true;
+                    self.pump(id)?;
+                }
+            }
+            for (envelope, file) in std::mem::take(&mut self.network) {
+                self.deliver_one(envelope, file, false)?;
+            }
+            if !busy {
+                return Ok(());
+            }
+        }
+        Err("it never settles".into())
+    }
+
+    /// Tells what the peer does; its machine and its reads of the log never wait.
+    fn pump(&mut self, id: Incarnation) -> Outcome {
+        let output = &mut self.output;
+        let peer = self.peers.get_mut(&id).ok_or("no such peer")?;
+        let mut writes_seen = peer.writes.len();
+        loop {
+            peer.pump();
+            for status in peer.statuses.drain(..) {
+                let leader = status.leader.map(|leader| format!(" of {leader}")).unwrap_or_default();
+                writeln!(output, "{id} is {:?}{leader} in term {}", status.role, status.term)?;
+            }
+            for write in peer.writes.iter().skip(writes_seen) {
+                writeln!(output, "{id} writes {}", written(write))?;
+            }
+            writes_seen = peer.writes.len();
+            let files = &peer.files;
+            let with_file = |envelope: Envelope| match &envelope.message {
+                Message::Snapshot { meta } => (envelope.clone(), files.get(&meta.position.index).cloned()),
+                _ => (envelope, None),
+            };
+            let sent: Vec<_> = peer.outbox.drain(..).chain(peer.snapshots.drain(..)).map(with_file).collect();
+            sent.iter().try_for_each(|(envelope, _)| writeln!(output, "{}", said(envelope)))?;
+            self.network.extend(sent);
+            for read in peer.reads.drain(..) {
+                writeln!(output, "{id} may read at {}", read.index)?;
+            }
+            for _ in peer.reads_lost.drain(..) {
+                writeln!(output, "{id} has lost a read")?;
+            }
+            let installing = matches!(peer.jobs.front(), Some(crate::peer::Job::Install(_)));
+            match peer.work_one() {
+                Some(_) if installing => writeln!(output, "{id} installs {}", peer.machine.position)?,
+                Some(entries) => writeln!(output, "{id} applies {}", listed(&entries))?,
+                None if peer.read_one() => {}
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn status(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let mut wanted = Vec::new();
+        while let Some(id) = number(args)? {
+            wanted.push(Incarnation(id));
+        }
+        for (id, peer) in self.peers.iter().filter(|(id, _)| wanted.is_empty() || wanted.contains(id)) {
+            let status = peer.raft.status();
+            writeln!(
+                self.output,
+                "{id}: {:?} in term {}, log {}..{} stable {} commit {} applied {}",
+                status.role, status.term, status.first, status.last, status.stable, status.commit, status.applied
+            )?;
+            for follower in &status.followers {
+                let state = match follower.state {
+                    FollowerState::Probe => "is probed",
+                    FollowerState::Replicate => "is sent to",
+                    FollowerState::Snapshot => "needs a snapshot",
+                };
+                let (id, matched, next) = (follower.id, follower.matched, follower.next);
+                writeln!(self.output, "  {id} {state}: matched {matched}, next {next}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn listed(entries: &[Entry]) -> String {
+    let show = |entry: &Entry| match &entry.payload {
+        Payload::Noop => format!("{} noop", entry.position()),
+        Payload::Membership(_) => format!("{} members", entry.position()),
+        Payload::Data(data) => format!("{} {}", entry.position(), String::from_utf8_lossy(data)),
+    };
+    format!("[{}]", entries.iter().map(show).collect::<Vec<_>>().join(", "))
+}
+
+fn written(write: &Write) -> String {
+    let position = |position: LogPosition| position.to_string();
+    let hard_state = |state: HardState| {
+        let vote = state.vote.map_or(String::new(), |vote| format!(" vote {vote}"));
+        format!("term {}{vote} commit {}", state.term, state.commit)
+    };
+    let parts = [
+        write.hard_state.map(hard_state),
+        write.snapshot.as_ref().map(|meta| format!("snapshot {}", meta.position)),
+        write.discard_through.map(|base| format!("discard through {}", position(base))),
+        write.truncate_from.map(|from| format!("truncate from {from}")),
+        (!write.entries.is_empty()).then(|| listed(&write.entries)),
+    ];
+    format!("#{}: {}", write.token.0, parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
+}
+
+fn said(envelope: &Envelope) -> String {
+    let what = match &envelope.message {
+        Message::PreVote { last } => format!("PreVote last {last}"),
+        Message::PreVoteReply { granted } => format!("PreVoteReply {}", if *granted { "yes" } else { "no" }),
+        Message::Vote { last } => format!("Vote last {last}"),
+        Message::VoteReply { granted } => format!("VoteReply {}", if *granted { "yes" } else { "no" }),
+        Message::Append { prev, entries, commit } => format!("Append after {prev} {} commit {commit}", listed(entries)),
+        Message::AppendReply(AppendReply::Accepted { matched }) => format!("Accepted {matched}"),
+        Message::AppendReply(AppendReply::Rejected { prev, hint }) => format!("Rejected {prev} hint {hint}"),
+        Message::Heartbeat { commit, round } => format!("Heartbeat commit {commit} round {round}"),
+        Message::HeartbeatReply { round } => format!("HeartbeatReply round {round}"),
+        Message::ReadIndex { .. } => "ReadIndex".to_owned(),
+        Message::ReadIndexReply { index, .. } => format!("ReadIndexReply {index}"),
+        Message::Snapshot { meta } => format!("Snapshot {}", meta.position),
+    };
+    format!("{} -> {} (term {}): {what}", envelope.from, envelope.to, envelope.term)
+}
+
+#[test]
+fn stories() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/raft");
+    let mut count = 0;
+    for file in std::fs::read_dir(folder).expect("the folder of scripts") {
+        let path = file.expect("a file").path();
+        if path.extension().is_some_and(|extension| extension == "golden") {
+            println!("{}", path.display());
+            goldenscript::run(&mut Script::default(), &path).expect("the script runs");
+            count += 1;
+        }
+    }
+    assert!(count > 10, "only {count} scripts found in {folder}");
+}
