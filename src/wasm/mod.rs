@@ -1,1 +1,26 @@
-//! Under construction.
+//! Runs a user's component as a [`Backend`](crate::machine::Backend). The only place that knows wasmtime.
+//!
+//! - [`Wasm`] is the engine, one a node: it compiles components deterministically and keeps the compiled form on disk.
+//! - [`WasmBackend`] is a component that fits the contract `wit/zraft.wit`, ready to be instantiated.
+//! - [`WasmFactory`] makes instances of it for one cluster, within that cluster's budgets.
+//!
+//! What a component sees besides the contract is a small WASI 0.2 in which nothing is ambient: time, randomness and
+//! output follow from the cluster and the entry being applied.
+//!
+//! Calls into guests must be made on threads with at least [`GUEST_THREAD_STACK_BYTES`] of stack. On a smaller one, a
+//! guest that recurses deeply overflows the thread's stack before its own limit, and that ends the process.
+
+mod component;
+mod contract;
+mod engine;
+mod guest;
+mod instance;
+mod limits;
+mod wasi;
+
+#[cfg(test)]
+mod tests;
+
+pub use component::{ComponentError, MAX_COMPONENT_BYTES, WasmBackend};
+pub use engine::{ENGINE, GUEST_THREAD_STACK_BYTES, Wasm, WasmError};
+pub use instance::{MAX_BATCH_BYTES, MAX_BATCH_COMMANDS, MAX_RETURN_BYTES, WasmFactory};
