@@ -1,3 +1,9 @@
 //! The `zraft` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    zraft::cli::run(zraft::cli::Arguments::parse())
+}

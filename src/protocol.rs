@@ -17,8 +17,8 @@ pub const MAX_REPLY_BYTES: usize = 16 << 20;
 pub const MAX_FRAME_BYTES: usize = MAX_REPLY_BYTES + (64 << 10);
 /// Most bytes of a component.
 pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
-/// Most bytes of the config that a backend is initialized with.
-pub const MAX_CONFIG_BYTES: usize = 1 << 20;
+/// Most bytes of the config that a backend is initialized with: it travels in the header of bulk transfers.
+pub const MAX_CONFIG_BYTES: usize = 32 << 10;
 /// Most peers of a cluster.
 pub const MAX_PEERS: usize = 15;
 /// Longest time a node lets a request wait, in milliseconds.

@@ -19,6 +19,46 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Whether a cluster can run with these settings.
+    ///
+    /// # Errors
+    /// [`SettingsError`] naming the setting that is out of bounds.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let budgets = &self.budgets;
+        let out_of_bounds = |setting, least, most| Err(SettingsError { setting, least, most });
+        if self.max_log_count == 0 {
+            return out_of_bounds("max_log_count", 1, u64::MAX);
+        }
+        if !(Budgets::MIN_MEMORY_BYTES..=Budgets::MAX_MEMORY_BYTES).contains(&budgets.memory_bytes) {
+            return out_of_bounds("memory_bytes", Budgets::MIN_MEMORY_BYTES, Budgets::MAX_MEMORY_BYTES);
+        }
+        let fuels = [
+            ("apply_fuel", budgets.apply_fuel),
+            ("query_fuel", budgets.query_fuel),
+            ("chunk_fuel", budgets.chunk_fuel),
+        ];
+        for (setting, fuel) in fuels {
+            if !(Budgets::MIN_FUEL..=Budgets::MAX_FUEL).contains(&fuel) {
+                return out_of_bounds(setting, Budgets::MIN_FUEL, Budgets::MAX_FUEL);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A setting is out of bounds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} must be between {least} and {most}")]
+pub struct SettingsError {
+    /// The setting's name.
+    pub setting: &'static str,
+    /// The least it may be.
+    pub least: u64,
+    /// The most it may be.
+    pub most: u64,
+}
+
 /// What one call into a backend may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budgets {
@@ -36,6 +76,12 @@ impl Budgets {
     /// The most linear memory that may be configured, in bytes: wasm's own limit of 4 GiB leaves a factor of four
     /// for replicas that must apply what the leader could.
     pub const MAX_MEMORY_BYTES: u64 = 1 << 30;
+    /// The least linear memory that may be configured, in bytes.
+    pub const MIN_MEMORY_BYTES: u64 = 1 << 20;
+    /// The least fuel that may be configured.
+    pub const MIN_FUEL: u64 = 100_000;
+    /// The most fuel that may be configured: what a batch of the largest size multiplies it to still fits 64 bits.
+    pub const MAX_FUEL: u64 = 1 << 40;
 }
 
 impl Default for Budgets {

@@ -1,1 +1,95 @@
-//! Under construction.
+//! The command line: one file a family of commands. `main` parses, runs one command and exits.
+
+mod cert;
+mod cluster;
+mod connect;
+mod data;
+mod demo;
+mod dev;
+mod kv;
+mod local;
+mod output;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use output::{Failure, Output};
+
+/// Replicates any WebAssembly component: upload a state machine, get a linearizable, fault-tolerant service.
+///
+/// Exit codes: 0 done; 1 it failed and nothing was changed; 2 wrong usage or configuration; 3 it is not known whether
+/// a write was applied; 4 no node could be reached; 5 what was asked for is not there.
+#[derive(Debug, Parser)]
+#[command(name = "zraft", version, max_term_width = 110)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Print results as one line of JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run three nodes in this process and show what zraft does: a guided tour that exits 0.
+    Demo(demo::Demo),
+    /// Run a cluster of the kv backend on this machine, with certificates ready, until Ctrl-C.
+    Dev(dev::Dev),
+    /// Run one node.
+    Serve(serve::Serve),
+    /// Make certificates: a CA, then one for each node and client.
+    #[command(subcommand)]
+    Cert(cert::Cert),
+    /// Create a cluster: upload a component to the nodes of its peers.
+    Create(cluster::Create),
+    /// Show how nodes and their peers are.
+    Status(cluster::Status),
+    /// Have a cluster apply a command.
+    Write(data::Write),
+    /// Have a cluster answer a query.
+    Query(data::Query),
+    /// Use a cluster of the bundled key-value backend.
+    #[command(subcommand)]
+    Kv(kv::Kv),
+}
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn run(arguments: Arguments) -> ExitCode {
+    let output = Output::new(arguments.json);
+    let result = match arguments.command {
+        Command::Demo(demo) => demo.run(output),
+        Command::Dev(dev) => dev.run(output),
+        Command::Serve(serve) => serve.run(),
+        Command::Cert(cert) => cert.run(output),
+        Command::Create(create) => create.run(output),
+        Command::Status(status) => status.run(output),
+        Command::Write(write) => write.run(output),
+        Command::Query(query) => query.run(output),
+        Command::Kv(kv) => kv.run(output),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(output),
+    }
+}
+
+/// A runtime for one command.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| Failure::failed(format!("the system refused a runtime: {error}")))
+}
+
+/// Logs to standard error, as `ZRAFT_LOG` or else `default` says.
+fn log(default: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ZRAFT_LOG").unwrap_or_else(|_| default.into());
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // Logging may be on already when several commands run in one process.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal)
+        .try_init();
+}

@@ -1,1 +1,274 @@
-//! Under construction.
+//! A node: one process's share of many clusters.
+//!
+//! Threads and who owns what:
+//!
+//! - the *network thread* runs a tokio runtime of its own with the QUIC endpoint, its connections ([`listener`],
+//!   [`network`]) and the loop that owns all replicas ([`driver`]);
+//! - the *store's writer thread* makes what waits durable, all peers in one commit;
+//! - the *guest threads* run the users' components, each peer's in a [`host`], by turns ([`guests`]).
+//!
+//! They talk by queues with bounds; no lock is held while anything waits.
+
+mod backends;
+mod config;
+mod driver;
+mod frames;
+mod guests;
+mod host;
+mod lifecycle;
+mod listener;
+mod network;
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc;
+
+pub use config::{Config, ConfigError, Listen, Settings, Tuning};
+
+use crate::codec;
+use crate::raft;
+use crate::store::{Completion, DurableSink, Store, StoreError, StoreOptions};
+use crate::transport::{Endpoint, EndpointOptions, Limits, Role, TransportError};
+use crate::types::NodeAddr;
+use crate::wasm::{Wasm, WasmError};
+use backends::Backends;
+use driver::{Driver, Ended, Event, MAX_EVENTS, Parts};
+use guests::Guests;
+use lifecycle::{Lifecycle, PeerRecord};
+use listener::Listener;
+use network::Network;
+
+/// Ticks of the Raft clock in an election timeout.
+const ELECTION_TICKS: u32 = 10;
+/// Ticks between two heartbeats.
+const HEARTBEAT_TICKS: u32 = 2;
+
+/// A running node.
+pub struct Node {
+    address: NodeAddr,
+    events: mpsc::Sender<Event>,
+    thread: JoinHandle<Result<(), NodeError>>,
+}
+
+/// Why a node could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The certificate is not this node's.
+    #[error("the certificate is for {found}, but this node is {node}; make one with: zraft cert node {node}")]
+    WrongCertificate {
+        /// This node.
+        node: NodeAddr,
+        /// Whom the certificate is for.
+        found: String,
+    },
+    /// The network cannot be used.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The files cannot be used, or the disk has failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The engine that runs components cannot be set up.
+    #[error(transparent)]
+    Engine(#[from] WasmError),
+    /// What the node kept for a peer cannot be read.
+    #[error("the record of peer {incarnation} in {log_dir} cannot be read: {source}")]
+    Record {
+        /// The peer's life.
+        incarnation: crate::types::Incarnation,
+        /// The folder.
+        log_dir: std::path::PathBuf,
+        /// What is wrong.
+        source: codec::DecodeError,
+    },
+    /// The system gave no thread or runtime.
+    #[error("the system refused a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The node's thread panicked: a defect of zraft.
+    #[error("the node failed by a defect of zraft; its log tells more")]
+    Panicked,
+}
+
+impl Node {
+    /// Starts a node and returns once it accepts connections. Blocks meanwhile, for as long as it takes to open the
+    /// files.
+    ///
+    /// # Errors
+    /// [`NodeError`] when certificate, files or address cannot be used.
+    pub fn start(config: Config) -> Result<Self, NodeError> {
+        let identity = config.credentials.identity();
+        if identity != Some(&Role::Node(config.node.clone())) {
+            let found = identity.map_or_else(|| "nobody".to_owned(), ToString::to_string);
+            return Err(NodeError::WrongCertificate { node: config.node, found });
+        }
+        let address = config.node.clone();
+        let (events, inbox) = mpsc::channel(MAX_EVENTS);
+        let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+        let sender = events.clone();
+        let thread = std::thread::Builder::new().name("zraft-node".to_owned()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(run(config, sender, inbox, ready))
+        })?;
+        match is_ready.recv() {
+            Ok(()) => Ok(Self { address, events, thread }),
+            Err(_) => match thread.join() {
+                Ok(Err(error)) => Err(error),
+                Ok(Ok(())) | Err(_) => Err(NodeError::Panicked),
+            },
+        }
+    }
+
+    /// The advertised address.
+    #[must_use]
+    pub fn address(&self) -> &NodeAddr {
+        &self.address
+    }
+
+    /// A handle that can stop the node from elsewhere.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper { events: self.events.clone() }
+    }
+
+    /// Waits until the node has been stopped or cannot go on.
+    ///
+    /// # Errors
+    /// [`NodeError`] when the node could not go on.
+    pub fn wait(self) -> Result<(), NodeError> {
+        self.thread.join().map_err(|_| NodeError::Panicked)?
+    }
+
+    /// Stops the node and waits for the end of it. What was acknowledged is durable already.
+    ///
+    /// # Errors
+    /// [`NodeError`] when the node had failed before.
+    pub fn stop(self) -> Result<(), NodeError> {
+        self.stopper().stop();
+        self.wait()
+    }
+}
+
+/// Stops a node.
+#[derive(Clone)]
+pub struct Stopper {
+    events: mpsc::Sender<Event>,
+}
+
+impl Stopper {
+    /// Has the node stop. Must not be called from async code.
+    pub fn stop(&self) {
+        // A node that takes no more events has stopped.
+        let _ = self.events.blocking_send(Event::Stop);
+    }
+}
+
+/// Opens all of a node, runs its loop, and closes it.
+async fn run(
+    config: Config,
+    events: mpsc::Sender<Event>,
+    inbox: mpsc::Receiver<Event>,
+    ready: SyncSender<()>,
+) -> Result<(), NodeError> {
+    let Config { node, listen, log_dir, snapshot_dir, credentials, tuning } = config;
+    let wasm = Wasm::new(&log_dir.join("compiled"))?;
+    let options = StoreOptions {
+        log_dir: log_dir.clone(),
+        snapshot_dir,
+        node: node.clone(),
+        cache_bytes: tuning.cache_bytes,
+        max_segment_bytes: tuning.max_segment_size,
+    };
+    let (store, stored) = Store::open(options, Box::new(StoreEvents(events.clone())))?;
+    let mut peers = Vec::with_capacity(stored.len());
+    for peer in stored {
+        let unreadable = |source| NodeError::Record { incarnation: peer.incarnation, log_dir: log_dir.clone(), source };
+        let record: PeerRecord = codec::decode(&peer.record).map_err(unreadable)?;
+        peers.push((peer, record));
+    }
+    let limits = Limits::default();
+    let backends = Arc::new(Backends::new(wasm, store.components()));
+    // What no peer runs is left of a cluster that was being created or removed when the node was killed.
+    let components = peers.iter().map(|(_, record)| record.genesis.component).collect();
+    if let Err(error) = backends.keep_only(&components) {
+        tracing::warn!(%error, "could not delete components that no peer runs");
+    }
+
+    let endpoint = match listen {
+        Listen::Address(address) => Endpoint::server(EndpointOptions { listen: address, credentials, limits })?,
+        Listen::Socket(socket) => Endpoint::server_on(socket, credentials, limits)?,
+    };
+    let hosts = events.clone();
+    let (guests, guest_threads) = Guests::start(
+        tuning.guest_threads,
+        // The loop may have ended; then nobody cares.
+        Box::new(move |incarnation, event| drop(hosts.blocking_send(Event::Host { incarnation, event }))),
+    )?;
+    let lifecycle = Lifecycle {
+        node: node.clone(),
+        endpoint: endpoint.clone(),
+        events: events.clone(),
+        backends: Arc::clone(&backends),
+        guests: guests.clone(),
+    };
+    let listener = Listener::new(lifecycle, store.snapshots());
+    let driver = Driver::new(
+        Parts {
+            node: node.clone(),
+            raft: raft_config(),
+            tick: Duration::from_millis(tuning.election_timeout_ms) / ELECTION_TICKS,
+            store,
+            guests,
+            guest_threads,
+            backends,
+            network: Network::new(endpoint),
+            events,
+        },
+        peers,
+    );
+    let accepting = tokio::spawn(listener.run());
+    tracing::info!(%node, "the node is up");
+    // Who started the node may have gone; it runs all the same.
+    let _ = ready.send(());
+    let ended = driver.run(inbox).await;
+    accepting.abort();
+    match ended {
+        Ended::Stopped => {
+            tracing::info!(%node, "the node has stopped");
+            Ok(())
+        }
+        Ended::StoreFailed(error) => {
+            tracing::error!(%node, %error, "the node has stopped: its disk failed");
+            Err(error.into())
+        }
+    }
+}
+
+fn raft_config() -> raft::Config {
+    let values = raft::ConfigValues {
+        election_ticks: ELECTION_TICKS,
+        heartbeat_ticks: HEARTBEAT_TICKS,
+        ..raft::ConfigValues::default()
+    };
+    raft::Config::new(values).expect("the constants are a valid configuration")
+}
+
+fn wall_clock_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Brings what the store reports to the loop. Called on the store's thread.
+struct StoreEvents(mpsc::Sender<Event>);
+
+impl DurableSink for StoreEvents {
+    fn durable(&mut self, completions: Vec<Completion>) {
+        // The loop takes events until the store is closed; after that nobody cares.
+        let _ = self.0.blocking_send(Event::Durable(completions));
+    }
+
+    fn failed(&mut self, error: StoreError) {
+        let _ = self.0.blocking_send(Event::StoreFailed(error));
+    }
+}

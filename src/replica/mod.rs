@@ -1,1 +1,302 @@
-//! Under construction.
+//! One peer: Raft, the clients that wait for it, and the order of work for its machine. Sans-IO.
+//!
+//! Calls put things in; [`Replica::effects`] takes out all that they led to, as data. The driver carries effects out
+//! and reports back by calls, in any interleaving. The machine itself runs elsewhere (a guest may compute for long):
+//! the replica gives out [`Job`]s for it, in the one order they must run, and hears what became of them.
+//!
+//! - [`writes`](self) are proposed in batches: all that came in since the last `effects` is one append.
+//! - reads are linearizable (ReadIndex, thesis section 6.4): all that came in since the last `effects` share one
+//!   confirmation, and are answered once the machine has applied the index it gave.
+//! - a snapshot is due after `max_log_count` entries.
+
+mod reads;
+mod writes;
+
+use bytes::Bytes;
+
+use crate::machine::{Applied, HashChain};
+use crate::protocol::RequestError;
+use crate::raft::{self, Entry, Envelope, LogRead, Raft, Restored, SnapshotMeta, SoftState, Write, WriteToken};
+use crate::settings::Settings;
+use crate::types::{Incarnation, Index, LogPosition, PeerId};
+
+use reads::Reads;
+use writes::Writes;
+
+/// The clocks, as arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since the Unix epoch: stamped on entries, never compared with another node's.
+    pub wall_ms: u64,
+    /// Milliseconds since any fixed moment, never going back: deadlines.
+    pub monotonic_ms: u64,
+}
+
+/// Names a waiting client. The driver mints it and gets it back with the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// A read that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Who waits for it.
+    pub ticket: Ticket,
+    /// What the backend gets.
+    pub request: Bytes,
+    /// When the client is told that it took too long, by [`Now::monotonic_ms`].
+    pub deadline_ms: u64,
+}
+
+/// Work for the peer's machine. Jobs run one at a time, in the order given.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Replace the machine by the one in this snapshot. Answered by [`Replica::restored`].
+    Restore(SnapshotMeta),
+    /// Apply entries. Answered by [`Replica::applied`].
+    Apply(Vec<Entry>),
+    /// Answer queries from the state as it is; the answers go straight to the clients.
+    Query(Vec<Query>),
+    /// Write a snapshot of the state as it is. Answered by [`Replica::snapshot_taken`] once the file is durable, or
+    /// by [`Replica::snapshot_failed`].
+    Snapshot(SnapshotMeta),
+}
+
+/// An answer for a client that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whom it is for.
+    pub ticket: Ticket,
+    /// For a write, its index and the backend's answer.
+    pub result: Result<(Index, Result<Bytes, String>), RequestError>,
+}
+
+/// What a replica wants done. The notes on order of [`raft::Ready`] hold for what it takes from there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// What must become durable; reported by [`Replica::persisted`].
+    pub write: Option<Write>,
+    /// What to send to other peers.
+    pub messages: Vec<Envelope>,
+    /// Entries wanted from the store; reported by [`Replica::log_read`].
+    pub log_reads: Vec<LogRead>,
+    /// Snapshots to send along with the message; reported by [`Replica::snapshot_sent`].
+    pub snapshots: Vec<Envelope>,
+    /// Work for the machine.
+    pub jobs: Vec<Job>,
+    /// Answers for clients.
+    pub answers: Vec<Answer>,
+    /// Set when role, term or leader have changed.
+    pub status: Option<SoftState>,
+}
+
+/// One peer.
+pub struct Replica {
+    raft: Raft,
+    settings: Settings,
+    writes: Writes,
+    reads: Reads,
+    jobs: JobOrder,
+    applied: Index,
+    chain: HashChain,
+    answers: Vec<Answer>,
+}
+
+/// How far the machine will be once it has done the jobs it was given.
+struct JobOrder {
+    position: LogPosition,
+    time_ms: u64,
+    /// The last entry of the latest snapshot, durable or being written.
+    snapshot: Index,
+    snapshot_in_progress: bool,
+}
+
+impl Replica {
+    /// Most writes and most reads that wait at a time.
+    pub const MAX_WAITING: usize = 1 << 16;
+
+    /// A peer as its store knows it. `seed` feeds the randomness of elections. Its machine must first be started, or
+    /// restored from `restored.snapshot` if there is one.
+    #[must_use]
+    pub fn new(id: Incarnation, config: raft::Config, settings: Settings, restored: Restored, seed: u64) -> Self {
+        let snapshot = restored.snapshot.as_ref();
+        let position = snapshot.map_or(LogPosition::ZERO, |meta| meta.position);
+        let jobs = JobOrder {
+            position,
+            time_ms: snapshot.map_or(0, |meta| meta.time_ms),
+            snapshot: position.index,
+            snapshot_in_progress: false,
+        };
+        let reads = Reads::new(u64::from(config.values().election_ticks));
+        Self {
+            raft: Raft::new(id, config, restored, seed),
+            settings,
+            writes: Writes::default(),
+            reads,
+            jobs,
+            applied: position.index,
+            chain: HashChain::default(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// Time passes: one tick of the Raft clock. Clients whose deadline has passed get their answer.
+    pub fn tick(&mut self, now: Now) {
+        self.raft.tick(now.wall_ms);
+        self.writes.expire(now.monotonic_ms, &mut self.answers);
+        self.reads.tick(now.monotonic_ms, &mut self.answers);
+    }
+
+    /// A message from another peer. A [`raft::Message::Snapshot`] comes once its file is durable here.
+    pub fn step(&mut self, envelope: Envelope, now: Now) {
+        self.raft.step(envelope, now.wall_ms);
+    }
+
+    /// A client wants to write. `data` is an encoded [`Command`](crate::machine::Command). It is proposed with the
+    /// next [`Replica::effects`].
+    pub fn write(&mut self, ticket: Ticket, data: Bytes, deadline_ms: u64) {
+        if self.writes.len() >= Self::MAX_WAITING {
+            self.refuse(ticket, RequestError::Overloaded);
+        } else if self.raft.is_leader() {
+            self.writes.add(ticket, data, deadline_ms);
+        } else {
+            let leader = self.leader();
+            self.refuse(ticket, RequestError::NotLeader { leader });
+        }
+    }
+
+    /// A client wants to read.
+    pub fn query(&mut self, query: Query) {
+        if self.reads.len() >= Self::MAX_WAITING {
+            self.refuse(query.ticket, RequestError::Overloaded);
+        } else {
+            self.reads.add(query);
+        }
+    }
+
+    fn refuse(&mut self, ticket: Ticket, error: RequestError) {
+        self.answers.push(Answer { ticket, result: Err(error) });
+    }
+
+    /// A write, and all before it, is durable.
+    pub fn persisted(&mut self, token: WriteToken) {
+        self.raft.persisted(token);
+    }
+
+    /// Entries from the store.
+    pub fn log_read(&mut self, read: LogRead, entries: Vec<Entry>) {
+        self.raft.log_read(read, entries);
+    }
+
+    /// The machine has applied these entries; its hash chain is now `chain`.
+    pub fn applied(&mut self, applied: Vec<Applied>, chain: HashChain) {
+        let Some(last) = applied.last().map(|last| last.position.index) else { return };
+        self.chain = chain;
+        self.applied = last;
+        self.raft.applied(last);
+        self.writes.applied(applied, &mut self.answers);
+    }
+
+    /// The machine is the one of this snapshot.
+    pub fn restored(&mut self, meta: &SnapshotMeta, chain: HashChain) {
+        self.chain = chain;
+        self.applied = meta.position.index;
+        self.raft.applied(self.applied);
+    }
+
+    /// The snapshot that a job asked for is durable.
+    pub fn snapshot_taken(&mut self, meta: SnapshotMeta) {
+        self.jobs.snapshot_in_progress = false;
+        self.raft.snapshot_taken(meta, self.settings.kept_log_count);
+    }
+
+    /// The snapshot that a job asked for could not be written. Another is due after `max_log_count` more entries.
+    pub fn snapshot_failed(&mut self) {
+        self.jobs.snapshot_in_progress = false;
+    }
+
+    /// A snapshot has reached its receiver, or could not be sent.
+    pub fn snapshot_sent(&mut self, to: Incarnation, ok: bool) {
+        self.raft.snapshot_sent(to, ok);
+    }
+
+    /// Takes out all that is to be done.
+    pub fn effects(&mut self, now: Now) -> Effects {
+        self.writes.propose(&mut self.raft, now.wall_ms, &mut self.answers);
+        self.reads.ask(&mut self.raft);
+        let ready = self.raft.ready();
+        let mut jobs = Vec::new();
+        if let Some(meta) = ready.install {
+            self.writes.skipped(meta.position.index, &mut self.answers);
+            self.jobs.restore(&meta);
+            jobs.push(Job::Restore(meta));
+        }
+        if let Some(last) = ready.apply.last() {
+            self.jobs.position = last.position();
+            self.jobs.time_ms = last.time_ms;
+            jobs.push(Job::Apply(ready.apply));
+        }
+        if let Some(meta) = self.snapshot_due() {
+            jobs.push(Job::Snapshot(meta));
+        }
+        self.reads.lost(&ready.reads_lost);
+        self.reads.confirmed(&ready.reads);
+        // Jobs run in order: a read given out now finds everything given out before it applied.
+        let queries = self.reads.servable(self.jobs.position.index);
+        if !queries.is_empty() {
+            jobs.push(Job::Query(queries));
+        }
+        let leader = self.leader();
+        self.writes.lead(self.raft.is_leader(), leader.as_ref(), &mut self.answers);
+        Effects {
+            write: ready.write,
+            messages: ready.messages,
+            log_reads: ready.log_reads,
+            snapshots: ready.snapshots,
+            jobs,
+            answers: std::mem::take(&mut self.answers),
+            status: ready.status,
+        }
+    }
+
+    /// The snapshot to take now that the jobs so far have been given out.
+    fn snapshot_due(&mut self) -> Option<SnapshotMeta> {
+        let since_last = self.jobs.position.index.0 - self.jobs.snapshot.0;
+        if self.jobs.snapshot_in_progress || since_last < self.settings.max_log_count {
+            return None;
+        }
+        self.jobs.snapshot = self.jobs.position.index;
+        self.jobs.snapshot_in_progress = true;
+        Some(SnapshotMeta {
+            position: self.jobs.position,
+            time_ms: self.jobs.time_ms,
+            configuration: self.raft.configuration_at(self.jobs.position.index),
+        })
+    }
+
+    /// The leader, as far as known.
+    #[must_use]
+    pub fn leader(&self) -> Option<PeerId> {
+        let leader = self.raft.leader()?;
+        self.raft.configuration().address(leader).cloned()
+    }
+
+    /// How consensus stands.
+    #[must_use]
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The last entry that the machine has applied, and its hash chain there.
+    #[must_use]
+    pub fn machine(&self) -> (Index, HashChain) {
+        (self.applied, self.chain)
+    }
+}
+
+impl JobOrder {
+    fn restore(&mut self, meta: &SnapshotMeta) {
+        self.position = meta.position;
+        self.time_ms = meta.time_ms;
+        self.snapshot = meta.position.index;
+    }
+}

@@ -1,0 +1,183 @@
+//! `zraft create` and `zraft status`.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::connect::Identity;
+use crate::cli::output::{Failure, Output};
+use crate::cli::runtime;
+use crate::client::NewCluster;
+use crate::protocol::{NodeStatus, PeerStatus};
+use crate::settings::Settings;
+use crate::types::{NodeAddr, ParseError, PeerId};
+
+/// The key-value backend that comes with zraft: `--backend kv`.
+pub(super) const BUNDLED_KV: &[u8] = include_bytes!("../../guests/dist/kv.wasm");
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// The peers, name@host:port each. The first one's node coordinates.
+    #[arg(required = true)]
+    peers: Vec<PeerId>,
+    /// The component that becomes the backend: a file, or `kv` for the bundled key-value store.
+    #[arg(long, value_name = "FILE")]
+    backend: PathBuf,
+    /// What the backend is initialized with: text.
+    #[arg(long, default_value = "")]
+    config: String,
+    /// Take a snapshot after this many entries.
+    #[arg(long, value_name = "N", default_value_t = Settings::default().max_log_count)]
+    max_log_count: u64,
+    /// Keep this many entries behind a snapshot, for peers that are a little behind.
+    #[arg(long, value_name = "N", default_value_t = Settings::default().kept_log_count)]
+    kept_log_count: u64,
+    #[command(flatten)]
+    identity: Identity,
+}
+
+impl Create {
+    pub(super) fn run(self, output: Output) -> Result<(), Failure> {
+        let component = self.component()?;
+        let settings =
+            Settings { max_log_count: self.max_log_count, kept_log_count: self.kept_log_count, ..Settings::default() };
+        runtime()?.block_on(async {
+            let client = self.identity.client()?;
+            let (peers, config) = (self.peers, Bytes::from(self.config));
+            let count = peers.len();
+            let cluster = client.create(NewCluster { peers, component, config, settings }).await?;
+            let text = format!("created cluster {cluster} with {count} peers");
+            output.result(text, &json!({ "cluster": cluster.to_string() }));
+            Ok(())
+        })
+    }
+
+    fn component(&self) -> Result<Bytes, Failure> {
+        if self.backend.as_os_str() == "kv" && !self.backend.exists() {
+            return Ok(Bytes::from_static(BUNDLED_KV));
+        }
+        let read = std::fs::read(&self.backend).map(Bytes::from);
+        read.map_err(|error| Failure::usage(format!("cannot read the component {}: {error}", self.backend.display())))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// Nodes (host:port), or peers (name@host:port) to see only those.
+    #[arg(required = true)]
+    targets: Vec<Target>,
+    #[command(flatten)]
+    identity: Identity,
+}
+
+/// A node, or one peer on it.
+#[derive(Clone, Debug)]
+struct Target {
+    node: NodeAddr,
+    name: Option<String>,
+}
+
+impl std::str::FromStr for Target {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        if !text.contains('@') {
+            return Ok(Self { node: text.parse()?, name: None });
+        }
+        let peer: PeerId = text.parse()?;
+        Ok(Self { node: peer.node().clone(), name: Some(peer.name().to_owned()) })
+    }
+}
+
+impl Status {
+    pub(super) fn run(self, output: Output) -> Result<(), Failure> {
+        runtime()?.block_on(async {
+            let client = self.identity.client()?;
+            let mut unreachable = None;
+            for target in &self.targets {
+                match client.status(&target.node).await {
+                    Ok(mut status) => {
+                        if let Some(name) = &target.name {
+                            status.peers.retain(|peer| peer.peer.name() == name);
+                            if status.peers.is_empty() {
+                                return Err(Failure::absent(format!("there is no peer '{name}' on {}", target.node)));
+                            }
+                        }
+                        output.result(as_text(&status), &as_json(&status));
+                    }
+                    Err(error) => {
+                        output.say(format_args!("node {}: {error}", target.node));
+                        unreachable = Some(error);
+                    }
+                }
+            }
+            unreachable.map_or(Ok(()), |error| Err(error.into()))
+        })
+    }
+}
+
+fn as_text(status: &NodeStatus) -> String {
+    let mut text = format!("node {}, zraft {}, engine {}", status.node, status.version, status.engine);
+    if status.peers.is_empty() {
+        text.push_str("\n  no peers");
+    }
+    for peer in &status.peers {
+        text.push_str(&peer_as_text(peer));
+    }
+    text
+}
+
+fn peer_as_text(peer: &PeerStatus) -> String {
+    let leader = peer.leader.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    let members: Vec<_> = peer.members.iter().map(ToString::to_string).collect();
+    let mut text = format!(
+        "\n  {}  {}  term {}  leader {leader}\n    log {}..{}  committed {}  applied {}  snapshot {}\n    \
+         chain {}\n    cluster {}  members {}\n    backend {}",
+        peer.peer,
+        peer.role,
+        peer.term,
+        peer.first,
+        peer.last,
+        peer.commit,
+        peer.applied,
+        peer.snapshot,
+        peer.chain,
+        peer.cluster,
+        members.join(" "),
+        peer.component,
+    );
+    if let Some(reason) = &peer.stopped {
+        text.push_str("\n    STOPPED: ");
+        text.push_str(reason);
+    }
+    text
+}
+
+fn as_json(status: &NodeStatus) -> Value {
+    let peers: Vec<_> = status
+        .peers
+        .iter()
+        .map(|peer| {
+            json!({
+                "peer": peer.peer.to_string(),
+                "incarnation": peer.incarnation.to_string(),
+                "cluster": peer.cluster.to_string(),
+                "backend": peer.component.to_string(),
+                "role": peer.role.to_string(),
+                "term": peer.term.0,
+                "leader": peer.leader.as_ref().map(ToString::to_string),
+                "members": peer.members.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "first": peer.first.0,
+                "last": peer.last.0,
+                "committed": peer.commit.0,
+                "applied": peer.applied.0,
+                "snapshot": peer.snapshot.0,
+                "chain": peer.chain.to_string(),
+                "stopped": peer.stopped,
+            })
+        })
+        .collect();
+    json!({ "node": status.node.to_string(), "version": status.version, "engine": status.engine, "peers": peers })
+}

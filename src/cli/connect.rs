@@ -1,0 +1,46 @@
+//! How commands get to a cluster: certificates and peers.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::output::Failure;
+use crate::client::{Client, LightSession};
+use crate::transport::{Credentials, TlsFiles};
+use crate::types::{ParseError, PeerId};
+
+/// Whose certificate to use.
+#[derive(Debug, Args)]
+pub(super) struct Identity {
+    /// The folder with ca.pem, NAME.pem and NAME-key.pem.
+    #[arg(long, env = "ZRAFT_CERTS", value_name = "DIR", default_value = "certs")]
+    certs: PathBuf,
+    /// The name of the certificate in that folder.
+    #[arg(long = "as", env = "ZRAFT_IDENTITY", value_name = "NAME", default_value = "admin")]
+    name: String,
+}
+
+impl Identity {
+    /// A client with that certificate. Must be called within a runtime.
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        let credentials = Credentials::load(&TlsFiles::in_folder(&self.certs, &self.name))?;
+        Ok(Client::new(credentials)?)
+    }
+
+    /// A light session with that certificate. Must be called within a runtime.
+    pub(super) fn session(&self, peers: &Peers) -> Result<LightSession, Failure> {
+        Ok(LightSession::new(self.client()?, peers.0.clone()))
+    }
+}
+
+/// Some peers of a cluster, as typed: `name@host:port`, several separated by commas.
+#[derive(Clone, Debug)]
+pub(super) struct Peers(pub(super) Vec<PeerId>);
+
+impl std::str::FromStr for Peers {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        text.split(',').map(|peer| peer.trim().parse()).collect::<Result<_, _>>().map(Self)
+    }
+}

@@ -1,0 +1,150 @@
+//! A cluster on this machine, for `zraft demo` and `zraft dev`: real nodes with real certificates and files, in one
+//! process.
+
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::cli::cert;
+use crate::cli::cluster::BUNDLED_KV;
+use crate::cli::output::Failure;
+use crate::client::{Client, NewCluster};
+use crate::node::{Config, Listen, Node, Tuning};
+use crate::settings::Settings;
+use crate::transport::issue::CertificateAuthority;
+use crate::transport::{self, Credentials, TlsFiles};
+use crate::types::{ClusterId, NodeAddr, PeerId};
+
+/// The name of the admin's certificate.
+pub(super) const ADMIN: &str = "admin";
+/// The name of the peers of the first cluster.
+const PEER_NAME: &str = "kv";
+const DAYS: u32 = 365;
+
+/// Some nodes, and what they were made from.
+pub(super) struct Local {
+    folder: PathBuf,
+    addresses: Vec<NodeAddr>,
+    /// Absent while stopped.
+    nodes: Vec<Option<Node>>,
+}
+
+impl Local {
+    /// Starts nodes that listen on these sockets, with files in `folder`; certificates are made where missing.
+    pub(super) fn start(folder: &Path, sockets: Vec<UdpSocket>) -> Result<Self, Failure> {
+        let mut local = Self { folder: folder.to_owned(), addresses: Vec::new(), nodes: Vec::new() };
+        for socket in sockets {
+            let address = socket.local_addr().map_err(|error| Failure::failed(format!("a socket failed: {error}")))?;
+            let address: NodeAddr = address.to_string().parse().expect("a bound socket's address is host:port");
+            local.addresses.push(address);
+            local.nodes.push(None);
+            local.start_node_on(local.nodes.len() - 1, Listen::Socket(socket))?;
+        }
+        Ok(local)
+    }
+
+    /// Starts a node that was stopped.
+    pub(super) fn start_node(&mut self, number: usize) -> Result<(), Failure> {
+        let address = self.addresses[number].as_str().parse().expect("nodes on this machine have IP addresses");
+        self.start_node_on(number, Listen::Address(address))
+    }
+
+    fn start_node_on(&mut self, number: usize, listen: Listen) -> Result<(), Failure> {
+        let node = self.addresses[number].clone();
+        let data = self.node_folder(number);
+        let config = Config {
+            credentials: Credentials::load(&self.certificate(&node)?)?,
+            node,
+            listen,
+            snapshot_dir: data.join("snapshots"),
+            log_dir: data,
+            tuning: Tuning { guest_threads: 1, ..Tuning::default() },
+        };
+        self.nodes[number] = Some(Node::start(config)?);
+        Ok(())
+    }
+
+    fn certificate(&self, node: &NodeAddr) -> Result<TlsFiles, Failure> {
+        let (certs, name) = (self.certs(), cert::file_name(node));
+        let files = TlsFiles::in_folder(&certs, &name);
+        if !files.cert.exists() {
+            let issued = authority(&certs)?.issue_node(node, &[], DAYS);
+            cert::store(&certs, &name, &issued.map_err(|error| Failure::failed(error.to_string()))?)?;
+        }
+        Ok(files)
+    }
+
+    /// Stops a node and waits for it.
+    pub(super) async fn stop_node(&mut self, number: usize) -> Result<(), Failure> {
+        let Some(node) = self.nodes[number].take() else { return Ok(()) };
+        match tokio::task::spawn_blocking(move || node.stop()).await {
+            Ok(stopped) => Ok(stopped?),
+            Err(_) => Err(Failure::failed("a node panicked: a defect of zraft")),
+        }
+    }
+
+    /// Stops all nodes.
+    pub(super) async fn stop(mut self) -> Result<(), Failure> {
+        for number in 0..self.nodes.len() {
+            self.stop_node(number).await?;
+        }
+        Ok(())
+    }
+
+    /// The folder with all certificates.
+    pub(super) fn certs(&self) -> PathBuf {
+        self.folder.join("certs")
+    }
+
+    /// The folder of a node's files.
+    pub(super) fn node_folder(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("node-{}", number + 1))
+    }
+
+    pub(super) fn addresses(&self) -> &[NodeAddr] {
+        &self.addresses
+    }
+
+    /// A peer of the kv cluster on each node.
+    pub(super) fn peers(&self) -> Vec<PeerId> {
+        let peer = |node: &NodeAddr| PeerId::new(PEER_NAME, node.clone()).expect("the constant is a peer's name");
+        self.addresses.iter().map(peer).collect()
+    }
+
+    /// A client that may do everything. Must be called within a runtime.
+    pub(super) fn admin(&self) -> Result<Client, Failure> {
+        let certs = self.certs();
+        let files = TlsFiles::in_folder(&certs, ADMIN);
+        if !files.cert.exists() {
+            let issued = authority(&certs)?.issue_admin(ADMIN, DAYS);
+            cert::store(&certs, ADMIN, &issued.map_err(|error| Failure::failed(error.to_string()))?)?;
+        }
+        Ok(Client::new(Credentials::load(&files)?)?)
+    }
+
+    /// Creates the kv cluster.
+    pub(super) async fn create_kv(&self, client: &Client, settings: Settings) -> Result<ClusterId, Failure> {
+        let (peers, component) = (self.peers(), Bytes::from_static(BUNDLED_KV));
+        Ok(client.create(NewCluster { peers, component, config: Bytes::new(), settings }).await?)
+    }
+}
+
+/// The CA in a folder, made if there is none.
+fn authority(certs: &Path) -> Result<CertificateAuthority, Failure> {
+    let files = TlsFiles::in_folder(certs, "ca");
+    let failed = |error: String| Failure::failed(format!("the CA in {}: {error}", certs.display()));
+    if files.cert.exists() {
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| failed(error.to_string()));
+        return CertificateAuthority::load(&read(&files.cert)?, &read(&files.key)?)
+            .map_err(|error| failed(error.to_string()));
+    }
+    let authority = CertificateAuthority::create("zraft CA", 10 * DAYS).map_err(|error| failed(error.to_string()))?;
+    cert::store(certs, "ca", authority.pem())?;
+    Ok(authority)
+}
+
+/// A socket on this machine: on that port, or any free one for 0.
+pub(super) fn bind(port: u16) -> Result<UdpSocket, Failure> {
+    Ok(transport::bind(([127, 0, 0, 1], port).into())?)
+}

@@ -1,0 +1,152 @@
+//! What commands print, and how they fail.
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::client::{CallError, KvError, SessionError};
+use crate::node::{ConfigError, NodeError};
+use crate::transport::{TlsError, TransportError};
+
+/// Prints results: for people, or one line of JSON for scripts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output {
+    is_json: bool,
+}
+
+impl Output {
+    pub(super) fn new(is_json: bool) -> Self {
+        Self { is_json }
+    }
+
+    /// Prints a result in the form wanted.
+    pub(super) fn result(self, text: impl Display, json: &Value) {
+        if self.is_json {
+            print_line(json);
+        } else {
+            print_line(text);
+        }
+    }
+
+    /// Prints what is only for people.
+    pub(super) fn say(self, text: impl Display) {
+        if !self.is_json {
+            print_line(text);
+        }
+    }
+
+    /// Prints a backend's reply: its bytes as they are, or in JSON as text where they are text.
+    pub(super) fn reply(self, reply: &[u8], mut json: Value) {
+        if self.is_json {
+            json["reply"] = bytes_as_json(reply);
+            print_line(json);
+        } else {
+            let mut out = std::io::stdout().lock();
+            // A reader that has gone, such as `head`, has seen enough.
+            let _ = out.write_all(reply).and_then(|()| out.write_all(b"\n"));
+        }
+    }
+}
+
+fn print_line(text: impl Display) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Text as a string; other bytes as `{"hex": …}`.
+pub(super) fn bytes_as_json(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => json!(text),
+        Err(_) => json!({ "hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() }),
+    }
+}
+
+/// Why a command failed, and the exit code that says so.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    const FAILED: u8 = 1;
+    const USAGE: u8 = 2;
+    const UNKNOWN: u8 = 3;
+    const UNREACHABLE: u8 = 4;
+    const ABSENT: u8 = 5;
+
+    /// It failed, and nothing was changed.
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self { code: Self::FAILED, message: message.into() }
+    }
+
+    /// The person who typed the command can mend it.
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self { code: Self::USAGE, message: message.into() }
+    }
+
+    /// What was asked for is not there.
+    pub(super) fn absent(message: impl Into<String>) -> Self {
+        Self { code: Self::ABSENT, message: message.into() }
+    }
+
+    pub(super) fn report(self, output: Output) -> ExitCode {
+        if output.is_json {
+            print_line(json!({ "error": self.message, "exit_code": self.code }));
+        }
+        let _ = writeln!(std::io::stderr().lock(), "error: {}", self.message);
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<SessionError> for Failure {
+    fn from(error: SessionError) -> Self {
+        let code = match &error {
+            SessionError::Refused(_) | SessionError::Failed(_) => Self::FAILED,
+            SessionError::NoPeers => Self::USAGE,
+            SessionError::Unknown(_) => Self::UNKNOWN,
+            SessionError::AllFailed(_) | SessionError::Timeout { .. } | SessionError::Call(_) => Self::UNREACHABLE,
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
+impl From<KvError> for Failure {
+    fn from(error: KvError) -> Self {
+        match error {
+            KvError::Session(error) => error.into(),
+            KvError::Malformed(_) | KvError::Mismatched => Self::failed(error.to_string()),
+        }
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self { code: Self::UNREACHABLE, message: error.to_string() }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<TransportError> for Failure {
+    fn from(error: TransportError) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        Self::failed(error.to_string())
+    }
+}

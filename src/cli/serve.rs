@@ -1,0 +1,91 @@
+//! `zraft serve`: one node, until it is told to stop.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::output::Failure;
+use crate::cli::{log, runtime};
+use crate::node::{Node, Settings};
+use crate::types::NodeAddr;
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// A TOML file with settings; flags come before it.
+    #[arg(long, value_name = "FILE", env = "ZRAFT_CONFIG")]
+    config: Option<PathBuf>,
+    /// The advertised address, host:port, for which the certificate is.
+    #[arg(long)]
+    node: Option<NodeAddr>,
+    /// The address to listen on, if not the advertised one.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<String>,
+    /// The folder for log and components.
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
+    /// The folder for snapshots [default: `snapshots` in the log's].
+    #[arg(long, value_name = "DIR")]
+    snapshot_dir: Option<PathBuf>,
+    /// The CA's certificate.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The node's certificate.
+    #[arg(long, value_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// The certificate's private key.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// How long to wait for a sign of the leader before an election [default: 500].
+    #[arg(long, value_name = "MS")]
+    election_timeout_ms: Option<u64>,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        log("info");
+        let file = self.config.as_deref().map(Settings::load).transpose()?.unwrap_or_default();
+        let flags = Settings {
+            node: self.node,
+            listen: self.listen,
+            log_dir: self.log_dir,
+            snapshot_dir: self.snapshot_dir,
+            ca: self.ca,
+            cert: self.cert,
+            key: self.key,
+            election_timeout_ms: self.election_timeout_ms,
+            ..Settings::default()
+        };
+        let node = Node::start(flags.or(file).into_config()?)?;
+        stop_on_signal(&node)?;
+        Ok(node.wait()?)
+    }
+}
+
+/// Has the first SIGINT or SIGTERM stop the node.
+pub(super) fn stop_on_signal(node: &Node) -> Result<(), Failure> {
+    let stopper = node.stopper();
+    let runtime = runtime()?;
+    let wait = move || {
+        runtime.block_on(signalled());
+        stopper.stop();
+    };
+    let spawned = std::thread::Builder::new().name("zraft-signals".to_owned()).spawn(wait);
+    spawned.map(drop).map_err(|error| Failure::failed(format!("the system refused a thread: {error}")))
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub(super) async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot listen for SIGTERM; Ctrl-C stops the node");
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}

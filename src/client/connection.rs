@@ -1,0 +1,160 @@
+//! Connections to nodes, and one request over them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use crate::codec::{self, DecodeError};
+use crate::protocol::{MAX_FRAME_BYTES, Reply, Request};
+use crate::transport::{
+    ConnectError, Connection, Credentials, Endpoint, FrameError, FrameReader, FrameWriter, Protocol, TransportError,
+};
+use crate::types::NodeAddr;
+
+/// Connections to any number of nodes, made when first needed and shared. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: Endpoint,
+    /// The latest connection to each node; empty while it is being made.
+    connections: Mutex<HashMap<NodeAddr, Arc<OnceCell<Connection>>>>,
+}
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No connection: the node has not seen the request.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection was lost: the node may have seen the request.
+    #[error("the connection to {node} was lost: {source}")]
+    Lost {
+        /// The node.
+        node: NodeAddr,
+        /// How.
+        source: FrameError,
+    },
+    /// The node did not answer in time: it may have seen the request.
+    #[error("{node} did not answer within {} ms", after.as_millis())]
+    Timeout {
+        /// The node.
+        node: NodeAddr,
+        /// How long it was given.
+        after: Duration,
+    },
+    /// The node's answer makes no sense.
+    #[error("the answer of {node} cannot be read; does it run another version of zraft? ({source})")]
+    Malformed {
+        /// The node.
+        node: NodeAddr,
+        /// What is wrong.
+        source: DecodeError,
+    },
+    /// The node answered something else than was asked.
+    #[error("{node} answered another question than was asked: a defect of zraft")]
+    Mismatched {
+        /// The node.
+        node: NodeAddr,
+    },
+}
+
+impl CallError {
+    /// Whether the node may have seen the request, and acted on it.
+    #[must_use]
+    pub fn may_have_arrived(&self) -> bool {
+        !matches!(self, Self::Connect(_))
+    }
+}
+
+impl Client {
+    /// How long a node may take to answer an attempt to connect.
+    const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+    /// A client with this certificate. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`TransportError`] when there is no UDP socket to be had.
+    pub fn new(credentials: Credentials) -> Result<Self, TransportError> {
+        let endpoint = Endpoint::client(credentials)?;
+        Ok(Self { inner: Arc::new(Inner { endpoint, connections: Mutex::default() }) })
+    }
+
+    /// Sends one request and waits for its answer.
+    ///
+    /// # Errors
+    /// [`CallError`] when there is no answer. An answer that says no is not an error here.
+    pub async fn call(&self, node: &NodeAddr, request: &Request, timeout: Duration) -> Result<Reply, CallError> {
+        self.call_with_body(node, request, &Bytes::new(), timeout).await
+    }
+
+    /// Sends one request with bytes that follow it.
+    pub(super) async fn call_with_body(
+        &self,
+        node: &NodeAddr,
+        request: &Request,
+        body: &Bytes,
+        timeout: Duration,
+    ) -> Result<Reply, CallError> {
+        let started = tokio::time::Instant::now();
+        let connection = self.connection(node, timeout.min(Self::CONNECT_TIMEOUT)).await?;
+        let exchange = exchange(&connection, request, body);
+        match tokio::time::timeout_at(started + timeout, exchange).await {
+            Err(_) => Err(CallError::Timeout { node: node.clone(), after: timeout }),
+            Ok(Err(source)) => Err(CallError::Lost { node: node.clone(), source }),
+            Ok(Ok(frame)) => {
+                codec::decode(&frame).map_err(|source| CallError::Malformed { node: node.clone(), source })
+            }
+        }
+    }
+
+    async fn connection(&self, node: &NodeAddr, timeout: Duration) -> Result<Connection, CallError> {
+        let slot = self.slot(node);
+        let connect = slot.get_or_try_init(|| self.inner.endpoint.connect(node, Protocol::Client));
+        match tokio::time::timeout(timeout, connect).await {
+            Ok(connected) => Ok(connected?.clone()),
+            Err(_) => Err(ConnectError::Timeout { node: node.clone(), after: timeout }.into()),
+        }
+    }
+
+    /// Whether the connection to a node has been lost since it was last used: said once for each loss.
+    pub(super) fn has_lost(&self, node: &NodeAddr) -> bool {
+        let mut connections = self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_closed = |slot: &Arc<OnceCell<Connection>>| slot.get().is_some_and(Connection::is_closed);
+        let has_lost = connections.get(node).is_some_and(is_closed);
+        if has_lost {
+            connections.remove(node);
+        }
+        has_lost
+    }
+
+    /// The place of the node's connection: the one in use, or a new one if that has ended.
+    fn slot(&self, node: &NodeAddr) -> Arc<OnceCell<Connection>> {
+        let mut connections = self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = connections.entry(node.clone()).or_default();
+        if slot.get().is_some_and(Connection::is_closed) {
+            *slot = Arc::default();
+        }
+        Arc::clone(slot)
+    }
+}
+
+async fn exchange(connection: &Connection, request: &Request, body: &Bytes) -> Result<Bytes, FrameError> {
+    let (send, recv) = connection.open_bi().await?;
+    let mut writer = FrameWriter::new(send, MAX_FRAME_BYTES);
+    writer.write(&codec::encode(request)).await?;
+    for chunk in body.chunks(BODY_CHUNK_BYTES) {
+        writer.write(chunk).await?;
+    }
+    writer.finish();
+    let mut reader = FrameReader::new(recv, MAX_FRAME_BYTES);
+    reader.next().await?.ok_or(FrameError::Finished)
+}
+
+/// Bytes of a body in one frame.
+const BODY_CHUNK_BYTES: usize = 256 << 10;

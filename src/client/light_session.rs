@@ -1,0 +1,313 @@
+//! A light session: follows the leader, passes over failed peers, and keeps nothing on the servers.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::client::{CallError, Client};
+use crate::protocol::{Reply, Request, RequestError};
+use crate::types::{Index, PeerId};
+
+/// How long a light session waits for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// The time for a whole call, with all its attempts.
+    pub request_timeout: Duration,
+    /// The time for one attempt at one peer.
+    pub attempt_timeout: Duration,
+    /// How long a peer that failed is passed over while others are left.
+    pub fail_timeout: Duration,
+    /// How long a peer that failed is not believed to lead, though others may say so: about the time that they need
+    /// to notice.
+    pub leader_fail_timeout: Duration,
+    /// The pause before the next attempt when a peer knows no leader.
+    pub retry_pause: Duration,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            request_timeout: Duration::from_secs(10),
+            attempt_timeout: Duration::from_secs(2),
+            fail_timeout: Duration::from_secs(5),
+            leader_fail_timeout: Duration::from_millis(500),
+            retry_pause: Duration::from_millis(30),
+        }
+    }
+}
+
+/// A client's view of one cluster. Many calls may run at once on one of them.
+///
+/// A write whose outcome is not known is [`SessionError::Unknown`] and never repeated here: repeating it may apply
+/// it twice. A read is repeated until it succeeds or time is up.
+pub struct LightSession {
+    client: Client,
+    options: SessionOptions,
+    state: Mutex<State>,
+}
+
+struct State {
+    peers: Vec<PeerId>,
+    options: SessionOptions,
+    leader: Option<PeerId>,
+    failed_at: HashMap<PeerId, Instant>,
+    /// Where the search for a peer goes on.
+    next: usize,
+}
+
+/// A write that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Its place in the log: grows with each write, so it can serve as a fencing token.
+    pub index: Index,
+    /// The backend's reply.
+    pub reply: Bytes,
+}
+
+/// Why a call on a session failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The backend refused the command or the query: a normal answer.
+    #[error("{0}")]
+    Refused(String),
+    /// The write may have been applied, or may yet be.
+    #[error("it is not known whether the write was applied: {0}")]
+    Unknown(String),
+    /// The cluster said no. Nothing was changed.
+    #[error(transparent)]
+    Failed(RequestError),
+    /// Every peer failed. Nothing was changed.
+    #[error("every peer failed: {}", format_attempts(.0))]
+    AllFailed(Vec<(PeerId, CallError)>),
+    /// Time is up. Nothing was changed.
+    #[error("no peer could serve the request within {} ms; the last one said: {last}", after.as_millis())]
+    Timeout {
+        /// How long was tried.
+        after: Duration,
+        /// What the last attempt failed of.
+        last: String,
+    },
+    /// The call failed in a way that no other peer would mend.
+    #[error(transparent)]
+    Call(CallError),
+    /// There are no peers to ask.
+    #[error("no peers were given")]
+    NoPeers,
+}
+
+fn format_attempts(attempts: &[(PeerId, CallError)]) -> String {
+    let lines: Vec<_> = attempts.iter().map(|(peer, error)| format!("{peer}: {error}")).collect();
+    lines.join("; ")
+}
+
+/// What to do after an attempt.
+enum Next {
+    /// Another peer is known to be better, or this one has failed: at once.
+    Elsewhere,
+    /// Nobody can do it just now.
+    Later(RequestError),
+}
+
+impl LightSession {
+    /// A session with the cluster that has these peers; some of them are enough.
+    #[must_use]
+    pub fn new(client: Client, peers: Vec<PeerId>) -> Self {
+        Self::with_options(client, peers, SessionOptions::default())
+    }
+
+    /// A session with other timeouts.
+    #[must_use]
+    pub fn with_options(client: Client, peers: Vec<PeerId>, options: SessionOptions) -> Self {
+        let state = State { peers, options, leader: None, failed_at: HashMap::new(), next: 0 };
+        Self { client, options, state: Mutex::new(state) }
+    }
+
+    /// Has the cluster apply a command, once.
+    ///
+    /// # Errors
+    /// [`SessionError`]; all but [`SessionError::Unknown`] mean that the command was not applied.
+    pub async fn write(&self, data: impl Into<Bytes>) -> Result<Written, SessionError> {
+        let data = data.into();
+        let request =
+            |peer: &PeerId, timeout_ms| Request::Write { peer: peer.name().to_owned(), data: data.clone(), timeout_ms };
+        match self.run(request, true).await? {
+            Reply::Written { index, reply } => {
+                reply.map(|reply| Written { index, reply }).map_err(SessionError::Refused)
+            }
+            _ => Err(SessionError::Unknown("the answer is to another question".to_owned())),
+        }
+    }
+
+    /// Reads: the answer reflects every write that was acknowledged before the call.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub async fn query(&self, request: impl Into<Bytes>) -> Result<Bytes, SessionError> {
+        let data = request.into();
+        let request = |peer: &PeerId, timeout_ms| Request::Query {
+            peer: peer.name().to_owned(),
+            request: data.clone(),
+            timeout_ms,
+        };
+        match self.run(request, false).await? {
+            Reply::Answered { reply } => reply.map_err(SessionError::Refused),
+            _ => Err(SessionError::Unknown("the answer is to another question".to_owned())),
+        }
+    }
+
+    /// The leader, as far as known.
+    #[must_use]
+    pub fn leader(&self) -> Option<PeerId> {
+        self.state().leader.clone()
+    }
+
+    /// Tries peer after peer until one has answered, or time is up.
+    async fn run(&self, request: impl Fn(&PeerId, u64) -> Request, is_write: bool) -> Result<Reply, SessionError> {
+        let started = Instant::now();
+        let deadline = started + self.options.request_timeout;
+        let mut attempts = Vec::new();
+        loop {
+            let peer = self.choose().ok_or(SessionError::NoPeers)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = left.min(self.options.attempt_timeout);
+            // The node gives up a little before we do, so that its own word on the outcome still reaches us.
+            let at_node = timeout.mul_f32(0.9).as_millis().try_into().unwrap_or(u64::MAX);
+            let result = self.client.call(peer.node(), &request(&peer, at_node), timeout).await;
+            let last = match self.judge(&peer, result, is_write, &mut attempts)? {
+                Ok(reply) => return Ok(reply),
+                Err(Next::Elsewhere) => {
+                    attempts.last().map_or_else(String::new, |(peer, error)| format!("{peer}: {error}"))
+                }
+                Err(Next::Later(error)) => {
+                    tokio::time::sleep(self.options.retry_pause).await;
+                    format!("{peer}: {error}")
+                }
+            };
+            if self.state().all_failed(&attempts) {
+                return Err(SessionError::AllFailed(attempts));
+            }
+            if Instant::now() >= deadline {
+                return Err(SessionError::Timeout { after: started.elapsed(), last });
+            }
+        }
+    }
+
+    /// The peer to try next. One whose connection has just been lost is dialed again only after the others: it may
+    /// be gone.
+    fn choose(&self) -> Option<PeerId> {
+        let peer = self.state().choose()?;
+        if !self.client.has_lost(peer.node()) {
+            return Some(peer);
+        }
+        self.state().failed(&peer);
+        self.state().choose()
+    }
+
+    /// Takes in what an attempt led to: an answer, a final error, or what to do next.
+    fn judge(
+        &self,
+        peer: &PeerId,
+        result: Result<Reply, CallError>,
+        is_write: bool,
+        attempts: &mut Vec<(PeerId, CallError)>,
+    ) -> Result<Result<Reply, Next>, SessionError> {
+        match result {
+            Ok(Reply::Failed(error)) => self.judge_refusal(peer, error, is_write).map(Err),
+            Ok(reply) => {
+                self.state().succeeded(peer, is_write);
+                attempts.clear();
+                Ok(Ok(reply))
+            }
+            Err(error) if is_write && error.may_have_arrived() => {
+                self.state().failed(peer);
+                Err(SessionError::Unknown(error.to_string()))
+            }
+            Err(error) => {
+                self.state().failed(peer);
+                attempts.push((peer.clone(), error));
+                Ok(Err(Next::Elsewhere))
+            }
+        }
+    }
+
+    fn judge_refusal(&self, peer: &PeerId, error: RequestError, is_write: bool) -> Result<Next, SessionError> {
+        match error {
+            RequestError::NotLeader { leader: Some(leader) } => {
+                let is_usable = self.state().follow(leader.clone());
+                let error = RequestError::NotLeader { leader: Some(leader) };
+                Ok(if is_usable { Next::Elsewhere } else { Next::Later(error) })
+            }
+            RequestError::NotLeader { leader: None } => {
+                self.state().lost_leader();
+                Ok(Next::Later(error))
+            }
+            RequestError::Overloaded | RequestError::NotApplied => Ok(Next::Later(error)),
+            RequestError::NoLeader | RequestError::Stopping | RequestError::PeerStopped { .. } => {
+                self.state().failed(peer);
+                Ok(Next::Later(error))
+            }
+            RequestError::Unknown if is_write => Err(SessionError::Unknown(RequestError::Unknown.to_string())),
+            error => Err(SessionError::Failed(error)),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The leader if one is known, or else the next peer that has not just failed; if all have, the next one.
+    fn choose(&mut self) -> Option<PeerId> {
+        if let Some(leader) = &self.leader {
+            return Some(leader.clone());
+        }
+        let count = self.peers.len();
+        let mut order = (0..count).map(|step| (self.next + step) % count);
+        let has_not_failed = |at: &usize| !self.has_failed_within(&self.peers[*at], self.options.fail_timeout);
+        let chosen = order.clone().find(has_not_failed).or_else(|| order.next())?;
+        self.next = chosen + 1;
+        Some(self.peers[chosen].clone())
+    }
+
+    /// A peer that answered a write is the leader.
+    fn succeeded(&mut self, peer: &PeerId, is_write: bool) {
+        self.failed_at.remove(peer);
+        if is_write {
+            self.leader = Some(peer.clone());
+        }
+    }
+
+    fn has_failed_within(&self, peer: &PeerId, window: Duration) -> bool {
+        self.failed_at.get(peer).is_some_and(|at| at.elapsed() < window)
+    }
+
+    fn failed(&mut self, peer: &PeerId) {
+        self.failed_at.insert(peer.clone(), Instant::now());
+        if self.leader.as_ref() == Some(peer) {
+            self.leader = None;
+        }
+    }
+
+    /// A peer names another as the leader. It is followed unless it has just failed.
+    fn follow(&mut self, leader: PeerId) -> bool {
+        if !self.peers.contains(&leader) {
+            self.peers.push(leader.clone());
+        }
+        let is_usable = !self.has_failed_within(&leader, self.options.leader_fail_timeout);
+        self.leader = is_usable.then_some(leader);
+        is_usable
+    }
+
+    fn lost_leader(&mut self) {
+        self.leader = None;
+    }
+
+    /// Whether every peer has failed in this call.
+    fn all_failed(&self, attempts: &[(PeerId, CallError)]) -> bool {
+        self.peers.iter().all(|peer| attempts.iter().any(|(failed, _)| failed == peer))
+    }
+}

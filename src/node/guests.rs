@@ -1,0 +1,173 @@
+//! The threads on which guests run: a bounded pool, one job of a peer at a time, fair across peers.
+//!
+//! Guests never run on the network's thread. A peer's jobs run in the order they were given; among peers, whoever
+//! has work takes turns, one job each.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::node::host::{Host, HostEvent, HostJob};
+use crate::types::Incarnation;
+use crate::wasm;
+
+/// Hears what became of jobs. Called on guest threads.
+pub(super) type HostSink = Box<dyn Fn(Incarnation, HostEvent) + Send + Sync>;
+
+/// The way to the pool. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Guests {
+    shared: Arc<Shared>,
+}
+
+/// The pool's threads.
+pub(super) struct GuestThreads {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    work: Condvar,
+    sink: HostSink,
+}
+
+#[derive(Default)]
+struct State {
+    /// Peers and one-off tasks that wait for a thread.
+    turns: VecDeque<Turn>,
+    slots: BTreeMap<Incarnation, Slot>,
+    stopping: bool,
+}
+
+enum Turn {
+    Peer(Incarnation),
+    Task(Box<dyn FnOnce() + Send>),
+}
+
+/// One peer's place in the pool. Its queue is bounded by what a replica gives out at a time.
+struct Slot {
+    jobs: VecDeque<HostJob>,
+    /// Absent while a thread has it.
+    host: Option<Box<Host>>,
+}
+
+impl Guests {
+    /// Starts `threads` guest threads.
+    pub(super) fn start(threads: usize, sink: HostSink) -> std::io::Result<(Self, GuestThreads)> {
+        let shared = Arc::new(Shared { state: Mutex::default(), work: Condvar::new(), sink });
+        let spawn = |number| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name(format!("zraft-guest-{number}"))
+                .stack_size(wasm::GUEST_THREAD_STACK_BYTES)
+                .spawn(move || shared.work_until_stopped())
+        };
+        let threads = (0..threads).map(spawn).collect::<Result<_, _>>()?;
+        Ok((Self { shared: Arc::clone(&shared) }, GuestThreads { shared, threads }))
+    }
+
+    /// Adds a peer. It has no work yet.
+    pub(super) fn add(&self, incarnation: Incarnation, host: Host) {
+        let slot = Slot { jobs: VecDeque::new(), host: Some(Box::new(host)) };
+        self.shared.lock().slots.insert(incarnation, slot);
+    }
+
+    /// Forgets a peer. A job of its that is running runs to its end, and is not heard of.
+    pub(super) fn remove(&self, incarnation: Incarnation) {
+        let mut state = self.shared.lock();
+        let slot = state.slots.remove(&incarnation);
+        drop(state);
+        // Dropping a machine takes long where its state is large: not under the lock.
+        drop(slot);
+    }
+
+    /// Gives a peer a job, behind those it has.
+    pub(super) fn give(&self, incarnation: Incarnation, job: HostJob) {
+        let mut state = self.shared.lock();
+        let Some(slot) = state.slots.get_mut(&incarnation) else { return };
+        slot.jobs.push_back(job);
+        if slot.jobs.len() == 1 && slot.host.is_some() {
+            state.turns.push_back(Turn::Peer(incarnation));
+            drop(state);
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// Runs a task that calls a guest but belongs to no peer, such as trying a new component.
+    pub(super) fn run(&self, task: impl FnOnce() + Send + 'static) {
+        self.shared.lock().turns.push_back(Turn::Task(Box::new(task)));
+        self.shared.work.notify_one();
+    }
+}
+
+impl GuestThreads {
+    /// Has the threads stop after their current job, and waits for them.
+    pub(super) fn stop(self) {
+        self.shared.lock().stopping = true;
+        self.shared.work.notify_all();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a guest thread panicked");
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is changed in single steps that leave it whole, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work_until_stopped(&self) {
+        while let Some(turn) = self.next_turn() {
+            match turn {
+                Turn::Task(task) => task(),
+                Turn::Peer(incarnation) => self.run_one_job(incarnation),
+            }
+        }
+    }
+
+    fn next_turn(&self) -> Option<Turn> {
+        let mut state = self.lock();
+        loop {
+            if state.stopping {
+                return None;
+            }
+            match state.turns.pop_front() {
+                Some(turn) => return Some(turn),
+                None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn run_one_job(&self, incarnation: Incarnation) {
+        let Some((mut host, job)) = self.take(incarnation) else { return };
+        if let Some(event) = host.run(job) {
+            (self.sink)(incarnation, event);
+        }
+        self.put_back(incarnation, host);
+    }
+
+    fn take(&self, incarnation: Incarnation) -> Option<(Box<Host>, HostJob)> {
+        let mut state = self.lock();
+        let slot = state.slots.get_mut(&incarnation)?;
+        let job = slot.jobs.pop_front()?;
+        Some((slot.host.take()?, job))
+    }
+
+    fn put_back(&self, incarnation: Incarnation, host: Box<Host>) {
+        let mut state = self.lock();
+        let Some(slot) = state.slots.get_mut(&incarnation) else {
+            drop(state);
+            return;
+        };
+        slot.host = Some(host);
+        if !slot.jobs.is_empty() {
+            state.turns.push_back(Turn::Peer(incarnation));
+            drop(state);
+            self.work.notify_one();
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! One peer's machine where it runs: on guest threads, between its component, its snapshots and its log.
+//!
+//! One instance of the component does everything. A query that kills it costs that query: the machine is rebuilt
+//! from the latest snapshot and the log before the next job, unnoticed by the replica. A command that kills it stops
+//! the peer.
+
+use std::sync::Arc;
+
+use crate::machine::{
+    Applied, BackendFactory, BackendReply, Fault, Genesis, HashChain, HostPart, Machine, SnapshotError, SnapshotHead,
+    StartError,
+};
+use crate::node::backends::{BackendError, Backends};
+use crate::protocol::RequestError;
+use crate::raft::{Entry, LogRead, LogReadPurpose, SnapshotMeta};
+use crate::replica::{Job, Query, Ticket};
+use crate::store::{SnapshotHeader, Store, StoreError};
+use crate::types::{Incarnation, Index};
+use crate::wasm::WasmFactory;
+
+/// How much of the log a rebuild reads at a time, in bytes.
+const REBUILD_READ_BYTES: usize = 4 << 20;
+
+/// What a host is told to do.
+pub(super) enum HostJob {
+    /// Make the machine: from the peer's snapshot, or new. The first job of every host.
+    Start(Option<SnapshotMeta>),
+    /// What the replica wants done.
+    Replica(Job),
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(super) enum HostEvent {
+    /// Entries were applied.
+    Applied(Vec<Applied>, HashChain),
+    /// The machine is that of the snapshot.
+    Restored(SnapshotMeta, HashChain),
+    /// Queries were answered.
+    Answered(Vec<(Ticket, Result<BackendReply, RequestError>)>),
+    /// A snapshot is durable.
+    SnapshotTaken(SnapshotMeta),
+    /// A snapshot could not be written; the machine goes on.
+    SnapshotFailed(String),
+    /// The machine is gone for good, and the peer must stop.
+    Stopped(String),
+}
+
+/// Why a host's machine could not be made, or did not survive.
+#[derive(Debug, thiserror::Error)]
+enum HostError {
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the header of the snapshot at {0} is not one of this cluster: {1}")]
+    ForeignSnapshot(crate::types::LogPosition, String),
+    #[error("entry {0} is missing from the log")]
+    MissingEntry(Index),
+    #[error("after a rebuild from snapshot and log, the machine differs from before (hash chain at {0})")]
+    Diverged(Index),
+}
+
+/// One peer's machine and what it needs.
+pub(super) struct Host {
+    incarnation: Incarnation,
+    genesis: Genesis,
+    backends: Arc<Backends>,
+    store: Store,
+    /// The latest snapshot whose file is durable.
+    snapshot: Option<SnapshotMeta>,
+    machine: Option<Machine>,
+}
+
+impl Host {
+    pub(super) fn new(incarnation: Incarnation, genesis: Genesis, backends: Arc<Backends>, store: Store) -> Self {
+        Self { incarnation, genesis, backends, store, snapshot: None, machine: None }
+    }
+
+    /// Does one job. Nothing is said about a start that went well, nor about jobs of a machine that has stopped.
+    pub(super) fn run(&mut self, job: HostJob) -> Option<HostEvent> {
+        let done = match job {
+            HostJob::Start(snapshot) => self.start(snapshot).map(|()| None),
+            HostJob::Replica(_) if self.machine.is_none() => return None,
+            HostJob::Replica(Job::Restore(meta)) => self.restore(meta).map(Some),
+            HostJob::Replica(Job::Apply(entries)) => self.apply(&entries).map(Some),
+            HostJob::Replica(Job::Query(queries)) => self.query(queries).map(Some),
+            HostJob::Replica(Job::Snapshot(meta)) => self.take_snapshot(meta).map(Some),
+        };
+        done.unwrap_or_else(|error| {
+            self.machine = None;
+            Some(HostEvent::Stopped(error.to_string()))
+        })
+    }
+
+    fn start(&mut self, snapshot: Option<SnapshotMeta>) -> Result<(), HostError> {
+        let factory = self.factory()?;
+        self.machine = Some(match &snapshot {
+            Some(meta) => self.open_snapshot(meta, &factory)?,
+            None => Machine::start(self.genesis.clone(), &factory)?,
+        });
+        self.snapshot = snapshot;
+        Ok(())
+    }
+
+    fn restore(&mut self, meta: SnapshotMeta) -> Result<HostEvent, HostError> {
+        // The old machine goes first: two states at once may not fit.
+        self.machine = None;
+        self.start(Some(meta.clone()))?;
+        let chain = self.machine().chain();
+        Ok(HostEvent::Restored(meta, chain))
+    }
+
+    fn apply(&mut self, entries: &[Entry]) -> Result<HostEvent, HostError> {
+        let machine = self.machine();
+        let applied = machine.apply(entries)?;
+        Ok(HostEvent::Applied(applied, machine.chain()))
+    }
+
+    /// Answers each query; one that kills the machine gets the blame, and the rest a rebuilt machine.
+    fn query(&mut self, queries: Vec<Query>) -> Result<HostEvent, HostError> {
+        let mut answers = Vec::with_capacity(queries.len());
+        for query in queries {
+            let result = match self.machine().query(&query.request) {
+                Ok(answer) => Ok(answer.reply),
+                Err(Fault::Guest { kind, message }) => {
+                    self.rebuild()?;
+                    Err(RequestError::BackendFault { message: format!("{kind}: {message}") })
+                }
+                Err(fault @ Fault::Host(_)) => return Err(fault.into()),
+            };
+            answers.push((query.ticket, result));
+        }
+        Ok(HostEvent::Answered(answers))
+    }
+
+    fn take_snapshot(&mut self, meta: SnapshotMeta) -> Result<HostEvent, HostError> {
+        match self.write_and_prove_snapshot(&meta) {
+            Ok(()) => {
+                self.snapshot = Some(meta.clone());
+                Ok(HostEvent::SnapshotTaken(meta))
+            }
+            Err(HostError::Fault(fault @ Fault::Host(_))) => Err(fault.into()),
+            Err(error) => {
+                if matches!(error, HostError::Fault(_)) {
+                    self.rebuild()?;
+                }
+                Ok(HostEvent::SnapshotFailed(error.to_string()))
+            }
+        }
+    }
+
+    /// Writes a snapshot and restores a second machine from it: the log behind a snapshot goes, so a snapshot that a
+    /// backend cannot read back must never count.
+    fn write_and_prove_snapshot(&mut self, meta: &SnapshotMeta) -> Result<(), HostError> {
+        let snapshots = self.store.snapshots();
+        let incarnation = self.incarnation;
+        let header = SnapshotHeader {
+            cluster: self.genesis.cluster,
+            meta: meta.clone(),
+            host: self.machine().host_part().encode(),
+        };
+        let mut writer = snapshots.create(incarnation, &header)?;
+        let mut failure = None;
+        let written = self.machine().write_snapshot(&mut |chunk| {
+            writer.write(&chunk).map_err(|error| {
+                let reason = error.to_string();
+                failure = Some(error);
+                reason
+            })
+        });
+        match (written, failure) {
+            (Ok(()), _) => {}
+            (Err(SnapshotError::Fault(fault)), _) => return Err(fault.into()),
+            (Err(SnapshotError::Sink(_)), Some(error)) => return Err(error.into()),
+            (Err(SnapshotError::Sink(reason)), None) => return Err(StartError::Source(reason).into()),
+        }
+        writer.finish()?;
+        let factory = self.factory()?;
+        let proof = self.open_snapshot(meta, &factory);
+        if proof.is_err() {
+            snapshots.remove_one(incarnation, meta.position)?;
+        }
+        proof.map(|_| ())
+    }
+
+    /// Makes the machine again as it was: the latest snapshot and the log up to the last entry applied.
+    fn rebuild(&mut self) -> Result<(), HostError> {
+        let before = self.machine.take().expect("only a machine that died is rebuilt");
+        let (applied, chain) = (before.applied().index, before.chain());
+        drop(before);
+        self.start(self.snapshot.clone())?;
+        while self.machine().applied().index < applied {
+            let from = self.machine().applied().index.next();
+            let read = LogRead { purpose: LogReadPurpose::Apply, from, to: applied, max_bytes: REBUILD_READ_BYTES };
+            let entries = self.store.read(self.incarnation, &read)?;
+            if entries.is_empty() {
+                return Err(HostError::MissingEntry(from));
+            }
+            self.machine().apply(&entries)?;
+        }
+        if self.machine().chain() == chain { Ok(()) } else { Err(HostError::Diverged(applied)) }
+    }
+
+    fn open_snapshot(&self, meta: &SnapshotMeta, factory: &dyn BackendFactory) -> Result<Machine, HostError> {
+        let mut reader = self.store.snapshots().open(self.incarnation, meta.position)?;
+        let foreign = |reason: String| HostError::ForeignSnapshot(meta.position, reason);
+        let header = reader.header().clone();
+        if header.cluster != self.genesis.cluster {
+            return Err(foreign(format!("it is of cluster {}", header.cluster)));
+        }
+        let host = HostPart::decode(&header.host).map_err(|error| foreign(error.to_string()))?;
+        if host.genesis != self.genesis {
+            return Err(foreign("the cluster was created otherwise".to_owned()));
+        }
+        let head = SnapshotHead { meta: header.meta, host };
+        Ok(Machine::restore(head, factory, &mut || reader.next().map_err(|error| error.to_string()))?)
+    }
+
+    fn factory(&self) -> Result<WasmFactory, BackendError> {
+        self.backends.load(&self.genesis)
+    }
+
+    fn machine(&mut self) -> &mut Machine {
+        self.machine.as_mut().expect("jobs run on a machine that has started and not stopped")
+    }
+}

@@ -1,0 +1,252 @@
+//! How clusters come to be: all peers or none.
+//!
+//! The node of the first peer coordinates. It has every node *prepare*: check the component, try it, and keep the
+//! peers' names. Only if all could, it has them *start*. If any could not, it has all of them *discard* what they
+//! have of the cluster, and names every peer that was in the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::codec;
+use crate::machine::Genesis;
+use crate::node::backends::Backends;
+use crate::node::driver::Event;
+use crate::node::frames::{BulkRequest, ClusterSpec};
+use crate::node::guests::Guests;
+use crate::node::network::{CallError, call};
+use crate::protocol::{CreateCluster, MAX_CONFIG_BYTES, MAX_PEERS, PeerFailure, RequestError};
+use crate::raft::{Configuration, Write};
+use crate::transport::Endpoint;
+use crate::types::{ClusterId, Digest, Incarnation, NodeAddr, PeerId};
+
+/// How long a node keeps names and component of a cluster that was prepared and not started, in milliseconds.
+pub(super) const PREPARED_MS: u64 = 120_000;
+/// Most clusters in preparation on a node.
+const MAX_RESERVATIONS: usize = 64;
+
+/// What a node keeps for each of its peers, opaque to the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PeerRecord {
+    pub(super) peer: PeerId,
+    /// What its cluster was created with.
+    pub(super) genesis: Genesis,
+}
+
+impl PeerRecord {
+    pub(super) fn encode(&self) -> Bytes {
+        codec::encode(self).into()
+    }
+}
+
+impl ClusterSpec {
+    pub(super) fn genesis(&self) -> Genesis {
+        Genesis {
+            cluster: self.cluster,
+            component: self.component,
+            config: self.config.clone(),
+            settings: self.settings,
+        }
+    }
+
+    /// The cluster's peers on a node.
+    pub(super) fn records_on<'a>(&'a self, node: &'a NodeAddr) -> impl Iterator<Item = (Incarnation, PeerRecord)> + 'a {
+        let here = self.peers.iter().filter(move |(_, peer)| peer.node() == node);
+        here.map(|(incarnation, peer)| (*incarnation, PeerRecord { peer: peer.clone(), genesis: self.genesis() }))
+    }
+
+    /// What every peer's log begins with.
+    pub(super) fn bootstrap(&self) -> Write {
+        Write::bootstrap(Configuration { voters: self.peers.iter().cloned().collect() }, self.time_ms)
+    }
+
+    fn nodes(&self) -> BTreeSet<NodeAddr> {
+        self.peers.iter().map(|(_, peer)| peer.node().clone()).collect()
+    }
+
+    /// One reason for all peers on a node.
+    pub(super) fn failures_on(&self, node: &NodeAddr, reason: &str) -> Vec<PeerFailure> {
+        let here = self.peers.iter().filter(|(_, peer)| peer.node() == node);
+        here.map(|(_, peer)| PeerFailure { peer: peer.clone(), reason: reason.to_owned() }).collect()
+    }
+}
+
+/// The clusters that are prepared on a node and not started.
+#[derive(Default)]
+pub(super) struct Reservations {
+    clusters: BTreeMap<ClusterId, Reservation>,
+}
+
+struct Reservation {
+    spec: ClusterSpec,
+    expires_ms: u64,
+}
+
+impl Reservations {
+    pub(super) fn add(&mut self, spec: ClusterSpec, now_ms: u64) {
+        self.clusters.insert(spec.cluster, Reservation { spec, expires_ms: now_ms + PREPARED_MS });
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.clusters.len() >= MAX_RESERVATIONS
+    }
+
+    /// Whether a cluster in preparation has a peer of that name on that node.
+    pub(super) fn has(&self, peer: &PeerId) -> bool {
+        self.clusters.values().any(|reservation| reservation.spec.peers.iter().any(|(_, other)| other == peer))
+    }
+
+    pub(super) fn components(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.clusters.values().map(|reservation| reservation.spec.component)
+    }
+
+    pub(super) fn take(&mut self, cluster: ClusterId) -> Option<ClusterSpec> {
+        Some(self.clusters.remove(&cluster)?.spec)
+    }
+
+    /// Drops what was prepared too long ago, and tells whether there was any.
+    pub(super) fn expire(&mut self, now_ms: u64) -> bool {
+        self.clusters.extract_if(.., |_, reservation| reservation.expires_ms <= now_ms).count() > 0
+    }
+}
+
+/// What it takes to create clusters.
+#[derive(Clone)]
+pub(super) struct Lifecycle {
+    pub(super) node: NodeAddr,
+    pub(super) endpoint: Endpoint,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) backends: Arc<Backends>,
+    pub(super) guests: Guests,
+}
+
+/// The loop takes no more events.
+const STOPPING: &str = "the node is stopping";
+
+impl Lifecycle {
+    /// Creates a cluster, as its coordinator.
+    pub(super) async fn create(&self, request: CreateCluster, component: Bytes) -> Result<ClusterId, RequestError> {
+        let spec = self.specify(request)?;
+        if Digest::of(&component) != spec.component {
+            let reason = "the component's digest differs from the one announced".to_owned();
+            return Err(RequestError::Invalid { reason });
+        }
+        let prepare = BulkRequest::Prepare(spec.clone());
+        let mut failures = self.on_all_nodes(&spec, &prepare, component).await;
+        if failures.is_empty() {
+            failures = self.on_all_nodes(&spec, &BulkRequest::Start(spec.cluster), Bytes::new()).await;
+        }
+        if failures.is_empty() {
+            tracing::info!(cluster = %spec.cluster, component = %spec.component, "created a cluster");
+            return Ok(spec.cluster);
+        }
+        // What a node that cannot be told keeps of the cluster, it drops by itself after a while.
+        self.on_all_nodes(&spec, &BulkRequest::Discard(spec.cluster), Bytes::new()).await;
+        Err(RequestError::NotCreated { failures })
+    }
+
+    fn specify(&self, request: CreateCluster) -> Result<ClusterSpec, RequestError> {
+        let invalid = |reason: String| RequestError::Invalid { reason };
+        let distinct: BTreeSet<_> = request.peers.iter().collect();
+        match request.peers.first() {
+            None => return Err(invalid("a cluster needs at least one peer".to_owned())),
+            Some(first) if *first.node() != self.node => {
+                return Err(invalid(format!("the first peer, {first}, does not live on this node, {}", self.node)));
+            }
+            Some(_) if request.peers.len() > MAX_PEERS => {
+                return Err(invalid(format!("a cluster has at most {MAX_PEERS} peers")));
+            }
+            Some(_) if distinct.len() < request.peers.len() => {
+                return Err(invalid("a peer is named twice".to_owned()));
+            }
+            Some(_) if request.config.len() > MAX_CONFIG_BYTES => {
+                return Err(invalid(format!("the config is larger than {MAX_CONFIG_BYTES} bytes")));
+            }
+            Some(_) => {}
+        }
+        request.settings.check().map_err(|error| invalid(error.to_string()))?;
+        let no_randomness = |error: getrandom::Error| invalid(format!("this node has no randomness: {error}"));
+        let peers = request.peers.into_iter().map(|peer| Ok((Incarnation(random_u64()?), peer)));
+        Ok(ClusterSpec {
+            cluster: ClusterId(
+                u128::from(random_u64().map_err(no_randomness)?) << 64
+                    | u128::from(random_u64().map_err(no_randomness)?),
+            ),
+            peers: peers.collect::<Result<_, _>>().map_err(no_randomness)?,
+            component: request.component,
+            config: request.config,
+            settings: request.settings,
+            time_ms: super::wall_clock_ms(),
+        })
+    }
+
+    /// Asks all nodes of a cluster at once. The failures come in the order of the peers.
+    async fn on_all_nodes(&self, spec: &ClusterSpec, request: &BulkRequest, body: Bytes) -> Vec<PeerFailure> {
+        let mut calls = JoinSet::new();
+        for node in spec.nodes() {
+            let (this, spec, request, body) = (self.clone(), spec.clone(), request.clone(), body.clone());
+            calls.spawn(async move {
+                let result = if node == this.node {
+                    this.carry_out(request, body).await
+                } else {
+                    call(&this.endpoint, &node, &request, body).await
+                };
+                match result {
+                    Ok(()) => Vec::new(),
+                    Err(CallError::Peers(failures)) => failures,
+                    Err(error) => spec.failures_on(&node, &error.to_string()),
+                }
+            });
+        }
+        let mut failures: Vec<PeerFailure> = calls.join_all().await.into_iter().flatten().collect();
+        failures.sort_by_key(|failure| spec.peers.iter().position(|(_, peer)| *peer == failure.peer));
+        failures
+    }
+
+    /// Does what a coordinator asks of this node.
+    pub(super) async fn carry_out(&self, request: BulkRequest, body: Bytes) -> Result<(), CallError> {
+        match request {
+            BulkRequest::Prepare(spec) => self.prepare(spec, body).await,
+            BulkRequest::Start(cluster) => {
+                let started = self.ask(|reply| Event::Start { cluster, reply }).await?;
+                started.map_err(CallError::Refused)
+            }
+            BulkRequest::Discard(cluster) => self.ask(|reply| Event::Discard { cluster, reply }).await,
+            BulkRequest::Snapshot(_) => Err(CallError::Refused("a snapshot is received elsewhere".to_owned())),
+        }
+    }
+
+    async fn prepare(&self, spec: ClusterSpec, component: Bytes) -> Result<(), CallError> {
+        let (cluster, genesis, node) = (spec.cluster, spec.genesis(), self.node.clone());
+        let reserving = spec.clone();
+        let taken = self.ask(|reply| Event::Reserve { spec: reserving, reply }).await?;
+        if !taken.is_empty() {
+            return Err(CallError::Peers(taken));
+        }
+        let (done, result) = oneshot::channel();
+        let backends = Arc::clone(&self.backends);
+        self.guests.run(move || drop(done.send(backends.prepare(&genesis, &component))));
+        let result = result.await.map_err(|_| CallError::Refused(STOPPING.to_owned()))?;
+        if let Err(error) = result {
+            self.ask(|reply| Event::Discard { cluster, reply }).await?;
+            return Err(CallError::Peers(spec.failures_on(&node, &error.to_string())));
+        }
+        Ok(())
+    }
+
+    /// Asks the loop.
+    pub(super) async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let stopping = || CallError::Refused(STOPPING.to_owned());
+        self.events.send(event(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+}
+
+fn random_u64() -> Result<u64, getrandom::Error> {
+    getrandom::u64()
+}

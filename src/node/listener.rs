@@ -1,0 +1,276 @@
+//! The way into a node: connections become tasks, frames become events.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::codec;
+use crate::node::driver::Event;
+use crate::node::frames::{BulkReply, BulkRequest, PeerFrame};
+use crate::node::lifecycle::Lifecycle;
+use crate::node::network::CallError;
+use crate::protocol::{
+    CreateCluster, MAX_COMPONENT_BYTES, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_REQUEST_TIMEOUT_MS, Reply, Request,
+    RequestError,
+};
+use crate::raft::Message;
+use crate::store::{Snapshots, StoreError};
+use crate::transport::{
+    BulkBody, CloseCode, Connection, FrameReader, FrameWriter, Incoming, PeerReceiver, Protocol, RecvStream, Role,
+    SendStream, accept_bulk,
+};
+use crate::types::NodeAddr;
+
+/// Components being uploaded to a node at a time: each may be held in memory whole.
+const MAX_UPLOADS: usize = 4;
+
+/// What connections need of their node.
+#[derive(Clone)]
+pub(super) struct Listener {
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) snapshots: Snapshots,
+    pub(super) uploads: Arc<Semaphore>,
+}
+
+impl Listener {
+    pub(super) fn new(lifecycle: Lifecycle, snapshots: Snapshots) -> Self {
+        let uploads = Arc::new(Semaphore::new(MAX_UPLOADS));
+        Self { events: lifecycle.events.clone(), lifecycle, snapshots, uploads }
+    }
+
+    /// Serves connections until the endpoint is closed.
+    pub(super) async fn run(self) {
+        while let Some(incoming) = self.lifecycle.endpoint.accept().await {
+            let listener = self.clone();
+            tokio::spawn(async move { listener.serve(incoming).await });
+        }
+    }
+
+    async fn serve(self, incoming: Incoming) {
+        let Incoming { identity, protocol, connection, .. } = incoming;
+        match (protocol, identity) {
+            (Protocol::Client, identity) => self.serve_client(&identity, &connection).await,
+            (Protocol::Peer, Role::Node(node)) => self.serve_peer(node, connection).await,
+            (Protocol::Bulk, Role::Node(node)) => self.serve_bulk(&node, &connection).await,
+            // The transport has let only nodes in on these protocols.
+            (Protocol::Peer | Protocol::Bulk, _) => connection.close(CloseCode::NOT_ALLOWED, "only nodes speak this"),
+        }
+    }
+
+    async fn serve_peer(self, from: NodeAddr, connection: Connection) {
+        let Ok(mut receiver) = PeerReceiver::accept(connection.clone()).await else { return };
+        while let Ok(frame) = receiver.recv().await {
+            match codec::decode::<PeerFrame>(&frame) {
+                Ok(frame) => {
+                    if self.events.send(Event::Peer { from: from.clone(), frame }).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(node = %from, %error, "closed a connection: a node sent what is no message");
+                    connection.close(CloseCode::VIOLATION, "malformed message");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn serve_client(self, identity: &Role, connection: &Connection) {
+        // The transport bounds the streams of a connection, and so these tasks.
+        while let Ok((send, recv)) = connection.accept_bi().await {
+            let (listener, identity) = (self.clone(), identity.clone());
+            tokio::spawn(async move {
+                if let Err(error) = listener.serve_request(&identity, send, recv).await {
+                    tracing::debug!(client = %identity, %error, "a request ended early");
+                }
+            });
+        }
+    }
+
+    async fn serve_request(
+        &self,
+        identity: &Role,
+        send: SendStream,
+        recv: RecvStream,
+    ) -> Result<(), crate::transport::FrameError> {
+        let mut reader = FrameReader::new(recv, MAX_REQUEST_FRAME_BYTES);
+        let mut writer = FrameWriter::new(send, MAX_FRAME_BYTES);
+        let Some(frame) = reader.next().await? else { return Ok(()) };
+        let reply = match codec::decode::<Request>(&frame) {
+            Ok(request) => self.answer(identity, request, &mut reader).await?,
+            Err(error) => Reply::Failed(RequestError::Invalid { reason: error.to_string() }),
+        };
+        writer.write(&bounded(&reply)).await?;
+        writer.finish();
+        Ok(())
+    }
+
+    async fn answer(
+        &self,
+        identity: &Role,
+        request: Request,
+        reader: &mut FrameReader,
+    ) -> Result<Reply, crate::transport::FrameError> {
+        let answer = match request {
+            Request::Write { data, .. } | Request::Query { request: data, .. } if data.len() > MAX_DATA_BYTES => {
+                Err(invalid(format!("{} bytes are more than the {MAX_DATA_BYTES} of a command or query", data.len())))
+            }
+            Request::Write { peer, data, timeout_ms } => {
+                let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
+                self.ask(|reply| Event::Write { peer, data, timeout_ms, reply }).await
+            }
+            Request::Query { peer, request, timeout_ms } => {
+                let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
+                self.ask(|reply| Event::Query { peer, request, timeout_ms, reply }).await
+            }
+            Request::Status => self.ask(|reply| Event::Status { reply }).await.map(Reply::Status),
+            Request::Create(_) if !matches!(identity, Role::Admin(_)) => {
+                Err(RequestError::PermissionDenied { identity: identity.to_string() })
+            }
+            Request::Create(create) => self.create(create, reader).await?,
+        };
+        Ok(answer.unwrap_or_else(Reply::Failed))
+    }
+
+    async fn create(
+        &self,
+        create: CreateCluster,
+        reader: &mut FrameReader,
+    ) -> Result<Result<Reply, RequestError>, crate::transport::FrameError> {
+        if create.component_size_bytes > MAX_COMPONENT_BYTES {
+            return Ok(Err(invalid(format!("a component has at most {MAX_COMPONENT_BYTES} bytes"))));
+        }
+        let _permit = self.uploads.acquire().await.expect("the semaphore is never closed");
+        let mut component = BytesMut::new();
+        while (component.len() as u64) < create.component_size_bytes {
+            let Some(chunk) = reader.next().await? else {
+                return Ok(Err(invalid("the component's bytes ended early".to_owned())));
+            };
+            component.extend_from_slice(&chunk);
+        }
+        // If the client goes away meanwhile, the cluster is still created whole or not at all.
+        let lifecycle = self.lifecycle.clone();
+        let creation = tokio::spawn(async move { lifecycle.create(create, component.freeze()).await });
+        let created = creation.await.unwrap_or(Err(RequestError::Stopping));
+        Ok(created.map(|cluster| Reply::Created { cluster }))
+    }
+
+    async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.events.send(event(reply)).await.map_err(|_| RequestError::Stopping)?;
+        answer.await.map_err(|_| RequestError::Stopping)
+    }
+
+    async fn serve_bulk(self, from: &NodeAddr, connection: &Connection) {
+        while let Ok(streams) = connection.accept_bi().await {
+            let (listener, from) = (self.clone(), from.clone());
+            tokio::spawn(async move {
+                if let Err(error) = listener.serve_transfer(&from, streams).await {
+                    tracing::warn!(node = %from, %error, "a transfer from another node failed");
+                }
+            });
+        }
+    }
+
+    async fn serve_transfer(&self, from: &NodeAddr, streams: (SendStream, RecvStream)) -> Result<(), TransferError> {
+        let transfer = accept_bulk(streams).await?;
+        let request = codec::decode::<BulkRequest>(&transfer.header)?;
+        let mut body = transfer.body;
+        let result = match request {
+            BulkRequest::Snapshot(frame) => self.receive_snapshot(from, frame, &mut body).await,
+            request => {
+                let _permit = self.uploads.acquire().await.expect("the semaphore is never closed");
+                match read_component(&mut body).await {
+                    Ok(component) => self.lifecycle.carry_out(request, component).await.map_err(TransferError::Call),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        let reply = match &result {
+            Ok(()) => BulkReply::Done,
+            Err(TransferError::Call(CallError::Peers(failures))) => BulkReply::Failed(failures.clone()),
+            Err(error) => BulkReply::Refused(error.to_string()),
+        };
+        transfer.reply.send(&codec::encode(&reply)).await?;
+        Ok(())
+    }
+
+    /// Stores a snapshot's file, then hands its message to the peer.
+    async fn receive_snapshot(
+        &self,
+        from: &NodeAddr,
+        frame: PeerFrame,
+        body: &mut BulkBody,
+    ) -> Result<(), TransferError> {
+        let (cluster, to) = (frame.cluster, frame.envelope.to);
+        let Message::Snapshot { meta } = &frame.envelope.message else {
+            return Err(TransferError::Refused("only a snapshot's message travels with a snapshot"));
+        };
+        if !self.lifecycle.ask(|reply| Event::Lookup { cluster, incarnation: to, reply }).await? {
+            return Err(TransferError::Refused("the peer that it is for does not live here"));
+        }
+        let (snapshots, position, size_bytes) = (self.snapshots.clone(), meta.position, body.size());
+        let mut receiver = blocking(move || snapshots.receive(to, position, size_bytes)).await?;
+        while let Some(chunk) = body.next_chunk().await? {
+            receiver = blocking(move || receiver.write(&chunk).map(|()| receiver)).await?;
+        }
+        blocking(move || receiver.finish()).await?;
+        let event = Event::Peer { from: from.clone(), frame };
+        self.events.send(event).await.map_err(|_| TransferError::Refused("the node is stopping"))
+    }
+}
+
+/// Most bytes of a client's frame: a command, or a cluster's description with its config.
+const MAX_REQUEST_FRAME_BYTES: usize = (MAX_DATA_BYTES) + (256 << 10);
+
+/// Why a transfer from another node failed.
+#[derive(Debug, thiserror::Error)]
+enum TransferError {
+    #[error(transparent)]
+    Bulk(#[from] crate::transport::BulkError),
+    #[error(transparent)]
+    Header(#[from] codec::DecodeError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("{0}")]
+    Refused(&'static str),
+}
+
+async fn read_component(body: &mut BulkBody) -> Result<Bytes, TransferError> {
+    if body.size() > MAX_COMPONENT_BYTES {
+        return Err(TransferError::Refused("the component is too large"));
+    }
+    let mut component = BytesMut::new();
+    while let Some(chunk) = body.next_chunk().await? {
+        component.extend_from_slice(&chunk);
+    }
+    Ok(component.freeze())
+}
+
+/// Does file work off the network's thread.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, TransferError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(TransferError::Refused("the node failed at its files")),
+    }
+}
+
+/// Encodes a reply; one that no frame can hold becomes an error that says so.
+fn bounded(reply: &Reply) -> Vec<u8> {
+    let bytes = codec::encode(reply);
+    if bytes.len() <= MAX_FRAME_BYTES {
+        return bytes;
+    }
+    let reason = format!("the backend's reply has {} bytes, more than a reply may have; ask for less", bytes.len());
+    codec::encode(&Reply::Failed(invalid(reason)))
+}
+
+fn invalid(reason: String) -> RequestError {
+    RequestError::Invalid { reason }
+}

@@ -1,0 +1,120 @@
+//! Writes that wait: first to be proposed, then to be applied.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::machine::Applied;
+use crate::protocol::RequestError;
+use crate::raft::{ProposeError, Raft};
+use crate::replica::{Answer, Ticket};
+use crate::types::{Index, PeerId, Term};
+
+/// The writes of one replica that wait.
+///
+/// - A write is in `new` until it is proposed and in `proposed` until the entry at its index is applied.
+/// - It is answered exactly once: with the outcome, or with an error that says whether it may have been applied.
+#[derive(Default)]
+pub(super) struct Writes {
+    new: Vec<New>,
+    proposed: BTreeMap<Index, Proposed>,
+}
+
+struct New {
+    ticket: Ticket,
+    data: Bytes,
+    deadline_ms: u64,
+}
+
+struct Proposed {
+    ticket: Ticket,
+    term: Term,
+    deadline_ms: u64,
+}
+
+impl Writes {
+    pub(super) fn len(&self) -> usize {
+        self.new.len() + self.proposed.len()
+    }
+
+    pub(super) fn add(&mut self, ticket: Ticket, data: Bytes, deadline_ms: u64) {
+        self.new.push(New { ticket, data, deadline_ms });
+    }
+
+    /// Proposes all new writes in one append; where that is too much at once, as many as fit.
+    pub(super) fn propose(&mut self, raft: &mut Raft, wall_ms: u64, answers: &mut Vec<Answer>) {
+        if self.new.is_empty() || !raft.is_leader() {
+            return;
+        }
+        let new = std::mem::take(&mut self.new);
+        match raft.propose(new.iter().map(|write| write.data.clone()).collect(), wall_ms) {
+            Ok(indexes) => self.wait_for(new, *indexes.start(), raft.term()),
+            Err(_) => {
+                for write in new {
+                    match raft.propose(vec![write.data.clone()], wall_ms) {
+                        Ok(indexes) => self.wait_for(vec![write], *indexes.start(), raft.term()),
+                        Err(ProposeError::TooMuchUncommitted) => {
+                            answers.push(Answer { ticket: write.ticket, result: Err(RequestError::Overloaded) });
+                        }
+                        // Answered by `lead`, which knows the leader's address.
+                        Err(ProposeError::NotLeader { .. }) => self.new.push(write),
+                    }
+                }
+            }
+        }
+    }
+
+    fn wait_for(&mut self, writes: Vec<New>, first: Index, term: Term) {
+        for (write, index) in writes.into_iter().zip(first.0..) {
+            let waiting = Proposed { ticket: write.ticket, term, deadline_ms: write.deadline_ms };
+            self.proposed.insert(Index(index), waiting);
+        }
+    }
+
+    /// Without leadership nothing new can be proposed. What was proposed goes on waiting: whoever leads may commit it.
+    pub(super) fn lead(&mut self, is_leader: bool, leader: Option<&PeerId>, answers: &mut Vec<Answer>) {
+        if !is_leader {
+            answers.extend(self.new.drain(..).map(|write| {
+                let error = RequestError::NotLeader { leader: leader.cloned() };
+                Answer { ticket: write.ticket, result: Err(error) }
+            }));
+        }
+    }
+
+    /// Answers the writes at the applied positions. A write whose place was taken by another leader's entry is
+    /// known not to have been applied, and never will be.
+    pub(super) fn applied(&mut self, applied: Vec<Applied>, answers: &mut Vec<Answer>) {
+        if self.proposed.is_empty() {
+            return;
+        }
+        for entry in applied {
+            let Some(waiting) = self.proposed.remove(&entry.position.index) else { continue };
+            let result = match entry.reply {
+                Some(reply) if waiting.term == entry.position.term => Ok((entry.position.index, reply)),
+                _ => Err(RequestError::NotApplied),
+            };
+            answers.push(Answer { ticket: waiting.ticket, result });
+        }
+    }
+
+    /// A snapshot has taken the place of the entries up to `index`: what became of writes there is not known.
+    pub(super) fn skipped(&mut self, index: Index, answers: &mut Vec<Answer>) {
+        let beyond = self.proposed.split_off(&index.next());
+        let skipped = std::mem::replace(&mut self.proposed, beyond);
+        answers.extend(skipped.into_values().map(|waiting| unknown(waiting.ticket)));
+    }
+
+    /// Answers the writes whose deadline has passed.
+    pub(super) fn expire(&mut self, monotonic_ms: u64, answers: &mut Vec<Answer>) {
+        for write in self.new.extract_if(.., |write| write.deadline_ms <= monotonic_ms) {
+            answers.push(Answer { ticket: write.ticket, result: Err(RequestError::Overloaded) });
+        }
+        for (_, waiting) in self.proposed.extract_if(.., |_, waiting| waiting.deadline_ms <= monotonic_ms) {
+            answers.push(unknown(waiting.ticket));
+        }
+    }
+}
+
+fn unknown(ticket: Ticket) -> Answer {
+    Answer { ticket, result: Err(RequestError::Unknown) }
+}
