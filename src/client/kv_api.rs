@@ -12,19 +12,23 @@ pub enum KvCommand {
     /// of the key takes it over. Answered with [`KvReply::Written`].
     Put {
         /// 1 to [`MAX_KEY_BYTES`] bytes.
+        #[serde(with = "in_one_piece")]
         key: Vec<u8>,
         /// Any bytes.
+        #[serde(with = "in_one_piece")]
         value: Vec<u8>,
     },
     /// Removes an entry. Answered with [`KvReply::Deleted`].
     Delete {
         /// The entry's key.
+        #[serde(with = "in_one_piece")]
         key: Vec<u8>,
     },
     /// Stores or removes if the entry is as expected. Answered with [`KvReply::Written`], [`KvReply::Deleted`], or, when
     /// it is not as expected, [`KvReply::Conflict`].
     CompareAndSet {
         /// The entry's key.
+        #[serde(with = "in_one_piece")]
         key: Vec<u8>,
         /// What must be there.
         expected: KvExpected,
@@ -39,7 +43,7 @@ pub enum KvExpected {
     /// There is none.
     Absent,
     /// It has this value.
-    Value(Vec<u8>),
+    Value(#[serde(with = "in_one_piece")] Vec<u8>),
     /// It was last changed at this log index, [`KvEntry::index`].
     Index(u64),
 }
@@ -50,11 +54,13 @@ pub enum KvQuery {
     /// Reads one entry. Answered with [`KvReply::Entry`].
     Get {
         /// The entry's key.
+        #[serde(with = "in_one_piece")]
         key: Vec<u8>,
     },
     /// Reads entries in the order of their keys. Answered with [`KvReply::Entries`].
     Range {
         /// The first key; empty for the first of all.
+        #[serde(with = "in_one_piece")]
         start: Vec<u8>,
         /// The key before which to stop; `None` to go to the end.
         end: Option<Vec<u8>>,
@@ -96,8 +102,10 @@ pub enum KvReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvEntry {
     /// Its key.
+    #[serde(with = "in_one_piece")]
     pub key: Vec<u8>,
     /// What was put.
+    #[serde(with = "in_one_piece")]
     pub value: Vec<u8>,
     /// The log index of its last change.
     pub index: u64,
@@ -122,4 +130,38 @@ pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
     Some(end)
+}
+
+/// Encodes bytes as serde would a `Vec<u8>`, only much faster: not byte by byte.
+mod in_one_piece {
+    use std::fmt;
+
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+
+        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+            Ok(bytes)
+        }
+    }
 }

@@ -1,11 +1,11 @@
 //! The durable store of a node: one redb database with the logs of all its peers, and files for what is large.
 //!
-//! [`Store`] is the handle. A write goes into the [queue]; the [writer thread](rounds) makes a *round* of all that
+//! [`Store`] is the handle. A write goes into the queue (`queue`); the writer thread (`rounds`) makes a *round* of all that
 //! waits, commits it as one row with one sync, and tells the [`DurableSink`]. A row per round, rather than one per
 //! entry, keeps a commit at the right edge of one tree however many peers are in it. Where entries are is kept in
-//! memory ([`index`]) and rebuilt on open ([`recovery`]) from the rounds' [bytes](format). Old rounds are deleted in
+//! memory (`index`) and rebuilt on open (`recovery`) from the bytes of the rounds (`format`). Old rounds are deleted in
 //! batches by the writer, which moves what is still live in them into its next round in the same transaction; so a
-//! peer that rarely writes holds nobody back. Readers use [`view`], which changes with each commit.
+//! peer that rarely writes holds nobody back. Readers use `view`, which changes with each commit.
 //!
 //! [`Snapshots`] and [`Components`] are files that appear whole or not at all. A snapshot becomes its peer's once a
 //! write refers to it; files that no peer refers to are removed on open.

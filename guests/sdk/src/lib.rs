@@ -34,8 +34,23 @@
 //! assert_eq!(counter.query((), &mut Query::default()), Ok(3));
 //! ```
 //!
-//! In a library crate with `crate-type = ["cdylib"]`, `cargo build --release --target wasm32-wasip2` makes the component
-//! to give to zraft. On any other target the same code is an ordinary library, tested by `cargo test`.
+//! The crate is a library of type `cdylib`, and everything it needs besides is serde:
+//!
+//! ```toml
+//! [lib]
+//! crate-type = ["cdylib"]
+//!
+//! [dependencies]
+//! serde = { version = "1", features = ["derive"] }
+//! zraft-backend = "0.1"
+//!
+//! [profile.release]
+//! lto = true
+//! strip = true
+//! ```
+//!
+//! `cargo build --release --target wasm32-wasip2` makes the component to give to zraft. On any other target the same
+//! code is an ordinary library, tested by `cargo test`.
 //!
 //! # What every replica must agree on
 //!

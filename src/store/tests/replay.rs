@@ -148,14 +148,14 @@ fn random_writes_are_restored_as_they_replay() {
 
 #[test]
 fn random_writes_are_restored_as_they_replay_while_little_purges_move_entries_about() {
-    for seed in 2..8 {
+    for seed in 2..5 {
         run(seed, PurgeLimits { every_rounds: 3, every_bytes: 1 << 20, max_moved_bytes: 1_500, max_rounds: 12 });
     }
 }
 
 #[test]
 fn random_writes_are_restored_as_they_replay_while_large_purges_move_entries_about() {
-    for seed in 8..11 {
+    for seed in 5..7 {
         run(seed, PurgeLimits { every_rounds: 20, every_bytes: 1 << 20, max_moved_bytes: 1 << 20, max_rounds: 64 });
     }
 }

@@ -91,6 +91,13 @@ fn a_function_of_another_type_is_named() {
 }
 
 #[test]
+fn all_of_the_given_wasi_can_be_imported() {
+    // What is wrong with it is only that it exports nothing.
+    let error = refused_text(include_str!("../../../tests/components/wasi.wat"));
+    assert!(matches!(error, ComponentError::MissingExports { .. }), "{error}");
+}
+
+#[test]
 fn files_and_sockets_can_be_imported() {
     let imports = r#"(import "wasi:sockets/tcp@0.2.3" (instance
         (export "tcp-socket" (type (sub resource)))

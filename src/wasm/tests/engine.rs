@@ -32,7 +32,7 @@ fn what_was_compiled_is_found_again_and_what_was_damaged_is_compiled_again() {
     works(&Wasm::new(&folder).unwrap().compile(KV).unwrap());
     assert_eq!(fs::metadata(file).unwrap().modified().unwrap(), modified);
 
-    for damage in [&bytes[..bytes.len() - 1], &[][..], &[bytes.as_slice(), b"x"].concat()] {
+    for damage in [&bytes[..bytes.len() - 1], &[][..]] {
         fs::write(file, damage).unwrap();
         works(&wasm.compile(KV).unwrap());
         assert_eq!(fs::read(file).unwrap(), bytes, "the damaged file is replaced");
@@ -85,4 +85,15 @@ fn the_watchdog_never_decides_an_outcome() {
     assert!(ticker.join().unwrap() > 100, "the watchdog had no occasion");
     assert!(matches!(fault, Fault::Guest { kind: GuestFault::OutOfFuel, .. }), "{fault}");
     assert!(outcome[0].reply.is_err());
+}
+
+#[test]
+fn one_component_can_be_compiled_by_many_at_once() {
+    let cache = tempfile::tempdir().unwrap();
+    let wasm = Wasm::new(cache.path()).unwrap();
+    std::thread::scope(|scope| {
+        (0..3).for_each(|_| drop(scope.spawn(|| works(&wasm.compile(KV).unwrap()))));
+    });
+    assert_eq!(files(&cache).len(), 1);
+    works(&wasm.compile(KV).unwrap());
 }

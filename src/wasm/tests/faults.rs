@@ -98,13 +98,12 @@ fn the_fuel_of_a_batch_is_shared_by_its_commands() {
 }
 
 #[test]
-fn budgets_can_be_changed_between_calls() {
-    let mut backend = hostile();
-    backend.set_budgets(Budgets { apply_fuel: 10, ..SMALL });
+fn budgets_are_those_of_the_cluster() {
+    let with = |budgets| HOSTILE_BACKEND.factory(CLUSTER, budgets).init(at(0), b"").unwrap();
+    let mut backend = with(Budgets { apply_fuel: 10, ..SMALL });
     assert_eq!(guest_fault(backend.apply(&[command(1, "fine")]).unwrap_err()).0, GuestFault::OutOfFuel);
 
-    let mut backend = hostile();
-    backend.set_budgets(Budgets { memory_bytes: 64 << 20, apply_fuel: 1_000_000_000, ..SMALL });
+    let mut backend = with(Budgets { memory_bytes: 64 << 20, apply_fuel: 1_000_000_000, ..SMALL });
     let (kind, message) = guest_fault(backend.apply(&[command(1, "bomb")]).unwrap_err());
     assert_eq!(kind, GuestFault::OutOfMemory);
     assert!(message.contains(&(64u64 << 20).to_string()), "{message}");

@@ -14,8 +14,9 @@ use tempfile::TempDir;
 
 use super::{GUEST_THREAD_STACK_BYTES, Wasm, WasmBackend};
 use crate::machine::{
-    Backend, BackendCommand, BackendFactory, BackendOutcome, Budgets, Fault, GuestFault, Moment, Origin, StartError,
+    Backend, BackendCommand, BackendFactory, BackendOutcome, Fault, GuestFault, Moment, Origin, StartError,
 };
+use crate::settings::Budgets;
 use crate::types::ClusterId;
 
 const KV: &[u8] = include_bytes!("../../../guests/dist/kv.wasm");
