@@ -144,14 +144,23 @@ impl Snapshots {
         Ok(SnapshotReceiver { draft, position: expected, size_bytes, received_bytes: 0 })
     }
 
-    /// Removes the peer's snapshots but those at `keep`. Call it once the write that refers to what is kept is durable.
+    /// Removes the peer's snapshots that come before one. Call it once the write that refers to that one is durable.
+    /// Later ones stay: they may have been received already, while their write is yet to come.
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub fn retain(&self, incarnation: Incarnation, keep: &[LogPosition]) -> Result<(), StoreError> {
-        let keep: Vec<String> = keep.iter().map(|position| file_name(*position)).collect();
-        let goes = |name: &str| is_snapshot(name) && !keep.iter().any(|kept| kept == name);
+    pub fn remove_before(&self, incarnation: Incarnation, keep: LogPosition) -> Result<(), StoreError> {
+        let goes = |name: &str| position_of(name).is_some_and(|position| position.index < keep.index);
         files::remove_files(&self.folder(incarnation), goes)
+    }
+
+    /// Removes one snapshot of the peer, to which no write refers.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn remove_one(&self, incarnation: Incarnation, position: LogPosition) -> Result<(), StoreError> {
+        let unwanted = file_name(position);
+        files::remove_files(&self.folder(incarnation), |name| name == unwanted)
     }
 
     /// Removes all snapshots of the peer, also unfinished ones.
@@ -438,17 +447,16 @@ fn file_name(position: LogPosition) -> String {
     format!("{}-{}{SUFFIX}", position.index, position.term)
 }
 
-fn is_snapshot(name: &str) -> bool {
-    let position = || {
-        let (index, term) = name.strip_suffix(SUFFIX)?.split_once('-')?;
-        Some(LogPosition::new(Term(term.parse().ok()?), Index(index.parse().ok()?)))
-    };
-    position().is_some_and(|position| file_name(position) == name)
+/// Whose snapshot a file is, if its name is one that is given here.
+fn position_of(name: &str) -> Option<LogPosition> {
+    let (index, term) = name.strip_suffix(SUFFIX)?.split_once('-')?;
+    let position = LogPosition::new(Term(term.parse().ok()?), Index(index.parse().ok()?));
+    (file_name(position) == name).then_some(position)
 }
 
 /// Whether a name in a peer's folder is one that is given here.
 fn is_ours(name: &str) -> bool {
-    is_snapshot(name) || files::is_temporary(name)
+    position_of(name).is_some() || files::is_temporary(name)
 }
 
 /// Removes a peer's folder with all that was put there by this module. What else is in it stays, and the folder too.

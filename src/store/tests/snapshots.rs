@@ -138,7 +138,8 @@ fn only_what_is_kept_stays() {
         (1..=4).map(|index| make_snapshot(&snapshots, PEER, snapshot_meta(1, index), 5)).collect();
     let header = SnapshotHeader { cluster: ClusterId(7), meta: snapshot_meta(1, 5), host: Bytes::new() };
     let writer = snapshots.create(PEER, &header).unwrap();
-    snapshots.retain(PEER, &[position(2), position(4)]).unwrap();
+    snapshots.remove_before(PEER, position(2)).unwrap();
+    snapshots.remove_one(PEER, position(3)).unwrap();
     assert_eq!(files.iter().map(|file| file.path.exists()).collect::<Vec<_>>(), [false, true, false, true]);
     writer.finish().unwrap();
     read_all(&snapshots, position(5)).unwrap();
