@@ -38,9 +38,10 @@ mod role;
 mod status;
 mod storage;
 
+pub use crate::types::RoleName;
 pub use config::{Config, ConfigError, ConfigValues};
 pub use message::{AppendReply, Configuration, Entry, Envelope, HardState, Message, Payload, ReadId, SnapshotMeta};
 pub use node::{ProposeError, Raft, ReadError};
-pub use ready::{LogRead, LogReadPurpose, ReadReady, Ready, RoleName, SoftState, Write, WriteToken};
+pub use ready::{LogRead, LogReadPurpose, ReadReady, Ready, SoftState, Write, WriteToken};
 pub use status::{FollowerState, FollowerStatus, Status};
 pub use storage::{InvalidWrite, MemStorage, Restored};

@@ -267,6 +267,12 @@ impl Raft {
         }
     }
 
+    /// The configuration in effect: the newest in the log, committed or not (thesis section 4.1).
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
+        self.log.configuration()
+    }
+
     /// The configuration in effect at an index that is not before the latest snapshot; without voters on a peer that
     /// has not heard of any yet.
     #[must_use]

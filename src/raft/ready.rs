@@ -1,7 +1,7 @@
 //! What the core asks of its driver. Effects are data: the driver carries them out and reports back by calls.
 
 use crate::raft::{Configuration, Entry, Envelope, HardState, ReadId, SnapshotMeta};
-use crate::types::{Incarnation, Index, LogPosition, Term};
+use crate::types::{Incarnation, Index, LogPosition, RoleName, Term};
 
 /// Everything a peer wants done since the last time it was asked.
 ///
@@ -133,17 +133,4 @@ pub struct SoftState {
     pub term: Term,
     /// The leader of the term, as far as known.
     pub leader: Option<Incarnation>,
-}
-
-/// The roles of a peer (thesis section 3.3; pre-candidate: section 9.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum RoleName {
-    /// Follows a leader, or waits for one.
-    Follower,
-    /// Asks whether an election would succeed.
-    PreCandidate,
-    /// Runs in an election.
-    Candidate,
-    /// Leads its term.
-    Leader,
 }

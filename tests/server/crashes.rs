@@ -1,0 +1,108 @@
+//! Nothing acknowledged is lost, whoever is killed.
+
+use std::collections::BTreeMap;
+
+use crate::harness::{Nodes, runtime};
+use zraft::client::{KvError, SessionError};
+
+#[test]
+fn a_cluster_survives_the_kill_of_its_leader_and_of_all() {
+    let mut nodes = Nodes::start(3);
+    nodes.create("kv", "kv", &[]);
+    let peer = |number: usize| nodes.peers("kv")[number].to_string();
+    let all = [peer(0), peer(1), peer(2)];
+    nodes.run_ok(&["kv", "put", &all[0], "first", "1"]);
+
+    let leader = nodes.leader("kv");
+    nodes.kill(leader);
+    for survivor in (0..3).filter(|number| *number != leader) {
+        assert_eq!(nodes.run_ok(&["kv", "get", &all[survivor], "first"]), "1");
+    }
+    nodes.run_ok(&["kv", "put", &all.join(","), "second", "2"]);
+
+    nodes.start_node(leader);
+    assert_eq!(nodes.run_ok(&["kv", "get", &all[leader], "second"]), "2");
+    nodes.until_equal("kv");
+
+    (0..3).for_each(|number| nodes.kill(number));
+    (0..3).for_each(|number| nodes.start_node(number));
+    for peer in &all {
+        assert_eq!(nodes.run_ok(&["kv", "list", peer]), "first\t1\nsecond\t2");
+    }
+    nodes.until_equal("kv");
+}
+
+#[test]
+fn every_acknowledged_write_of_many_survives_repeated_kills_of_everyone() {
+    let mut nodes = Nodes::start(3);
+    nodes.create("kv", "kv", &["--max-log-count", "60", "--kept-log-count", "5"]);
+    let runtime = runtime();
+    let mut acknowledged = BTreeMap::new();
+    for round in 0..3 {
+        runtime.block_on(async {
+            let kv = nodes.kv("kv");
+            for number in 0..100 {
+                let (key, value) = (format!("{number:02}"), format!("{round}-{number}"));
+                match kv.put(key.clone(), value.clone()).await {
+                    Ok(_) => drop(acknowledged.insert(key, value)),
+                    // It may count or not: what was there before is no longer certain either.
+                    Err(KvError::Session(SessionError::Unknown(_))) => drop(acknowledged.remove(&key)),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        (0..3).for_each(|number| nodes.kill(number));
+        (0..3).for_each(|number| nodes.start_node(number));
+        runtime.block_on(async {
+            let kv = nodes.kv("kv");
+            for (key, value) in &acknowledged {
+                let entry = kv.get(key.clone()).await.unwrap().unwrap();
+                assert_eq!(String::from_utf8(entry.value).unwrap(), *value);
+            }
+        });
+    }
+    assert!(acknowledged.len() > 90, "too few writes were acknowledged to say anything: {}", acknowledged.len());
+    for status in nodes.until_equal("kv") {
+        assert!(status["snapshot"].as_u64().unwrap() > 200, "snapshots were taken: {status}");
+        assert!(status["first"].as_u64().unwrap() > 150, "and the log behind them is gone: {status}");
+    }
+}
+
+#[test]
+fn a_peer_that_is_too_far_behind_gets_a_snapshot() {
+    let mut nodes = Nodes::start(3);
+    nodes.create("kv", "kv", &["--max-log-count", "50", "--kept-log-count", "10"]);
+    let runtime = runtime();
+    let behind = (nodes.leader("kv") + 1) % 3;
+    let before = nodes.status(&nodes.peers("kv")[behind]).unwrap()["applied"].as_u64().unwrap();
+    nodes.kill(behind);
+    runtime.block_on(async {
+        let kv = nodes.kv("kv");
+        for number in 0..200 {
+            kv.put(format!("key {number}"), "x".repeat(number)).await.unwrap();
+        }
+    });
+    nodes.start_node(behind);
+    let all = nodes.until_equal("kv");
+    let first = all[behind]["first"].as_u64().unwrap();
+    assert!(first > before + 1, "its log begins at {first}, so entries after {before} came as a snapshot");
+    assert!(nodes.data(behind).join("snapshots").read_dir().unwrap().count() == 1);
+
+    // What came as a snapshot is durable like the rest.
+    nodes.kill(behind);
+    nodes.start_node(behind);
+    let peer = nodes.peers("kv")[behind].to_string();
+    assert_eq!(nodes.run_ok(&["kv", "get", &peer, "key 7"]), "xxxxxxx");
+    nodes.until_equal("kv");
+}
+
+#[test]
+fn a_node_stops_at_a_signal_and_goes_on_where_it_was() {
+    let mut nodes = Nodes::start(1);
+    nodes.create("kv", "kv", &[]);
+    let peer = nodes.peers("kv")[0].to_string();
+    nodes.run_ok(&["kv", "put", &peer, "a", "1"]);
+    assert!(nodes.terminate(0), "{}", nodes.log(0));
+    nodes.start_node(0);
+    assert_eq!(nodes.run_ok(&["kv", "get", &peer, "a"]), "1");
+}

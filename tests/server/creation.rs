@@ -1,0 +1,105 @@
+//! A cluster is created on all its peers, or nothing of it is left.
+
+use crate::harness::{Nodes, until};
+
+/// Everything a node keeps of clusters.
+fn traces(nodes: &Nodes, number: usize) -> Vec<String> {
+    let names = |folder: &str| match nodes.data(number).join(folder).read_dir() {
+        Ok(entries) => entries.map(|entry| format!("{folder}/{}", entry.unwrap().file_name().display())).collect(),
+        Err(_) => Vec::new(),
+    };
+    let folders = [names("components"), names("compiled"), names("snapshots")];
+    folders.into_iter().flatten().filter(|name| !name.contains(".tmp")).collect()
+}
+
+fn create(nodes: &Nodes, backend: &str) -> String {
+    let peers: Vec<_> = nodes.peers("kv").iter().map(ToString::to_string).collect();
+    let mut arguments = vec!["create", "--backend", backend];
+    arguments.extend(peers.iter().map(String::as_str));
+    nodes.run_err(1, &arguments)
+}
+
+fn assert_nothing_is_left(nodes: &Nodes) {
+    for number in 0..3 {
+        let status = nodes.run_ok(&["status", nodes.address(number).as_str()]);
+        assert!(status.contains("no peers"), "{status}");
+        until("nothing is left", || traces(nodes, number).is_empty());
+    }
+}
+
+#[test]
+fn what_is_no_backend_is_refused_by_name_and_leaves_nothing() {
+    let nodes = Nodes::start(3);
+    let import = r#"(component (import "wasi:http/types@0.2.0" (instance)))"#;
+    let cases: [(&str, Vec<u8>, &str); 5] = [
+        ("text.wasm", b"hello".to_vec(), "not WebAssembly"),
+        ("core.wasm", wat::parse_str("(module)").unwrap(), "core module"),
+        ("exports-nothing.wasm", wat::parse_str("(component)").unwrap(), "zraft:backend/machine"),
+        ("imports.wasm", wat::parse_str(import).unwrap(), "wasi:http/types@0.2.0"),
+        ("cut.wasm", include_bytes!("../../guests/dist/kv.wasm")[..5000].to_vec(), "kv@"),
+    ];
+    for (name, bytes, expected) in cases {
+        let path = nodes.folder().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let complaint = create(&nodes, path.to_str().unwrap());
+        assert!(complaint.contains(expected), "{name}: {complaint}");
+        for peer in nodes.peers("kv") {
+            assert!(complaint.contains(&peer.to_string()), "{name}: {complaint}");
+        }
+        assert_nothing_is_left(&nodes);
+    }
+    // The nodes are as good as new.
+    nodes.create("kv", "kv", &[]);
+    nodes.run_ok(&["kv", "put", &nodes.peers("kv")[1].to_string(), "a", "1"]);
+}
+
+#[test]
+fn a_config_that_the_backend_refuses_is_refused() {
+    let nodes = Nodes::start(1);
+    let peer = nodes.peers("kv")[0].to_string();
+    let complaint = nodes.run_err(1, &["create", "--backend", "kv", "--config", "fast=yes", &peer]);
+    assert!(complaint.contains("kv backend takes no config"), "{complaint}");
+    assert!(nodes.run_ok(&["status", nodes.address(0).as_str()]).contains("no peers"));
+}
+
+#[test]
+fn every_peer_in_the_way_is_named_and_nothing_is_left_on_the_others() {
+    let mut nodes = Nodes::start(3);
+    let peers = nodes.peers("kv");
+    // One node has such a peer already, another is down.
+    nodes.run_ok(&["create", "--backend", "kv", &peers[1].to_string()]);
+    nodes.kill(2);
+    let complaint = create(&nodes, "kv");
+    assert!(complaint.contains(&format!("{}: a peer named 'kv' is already present", peers[1])), "{complaint}");
+    assert!(complaint.contains(&format!("{}: ", peers[2])), "{complaint}");
+    assert!(!complaint.contains(&format!("{}: ", peers[0])), "{complaint}");
+    assert!(nodes.run_ok(&["status", nodes.address(0).as_str()]).contains("no peers"));
+    until("nothing is left on the first node", || traces(&nodes, 0).is_empty());
+    // The peer that was in the way is not harmed.
+    nodes.run_ok(&["kv", "put", &peers[1].to_string(), "a", "1"]);
+}
+
+#[test]
+fn several_peers_of_one_cluster_may_live_on_one_node() {
+    let nodes = Nodes::start(1);
+    let peers: Vec<_> = ["a", "b", "c"].iter().map(|name| nodes.peers(name)[0].to_string()).collect();
+    let mut arguments = vec!["create", "--backend", "kv"];
+    arguments.extend(peers.iter().map(String::as_str));
+    nodes.run_ok(&arguments);
+    nodes.run_ok(&["kv", "put", &peers[0], "x", "1"]);
+    assert_eq!(nodes.run_ok(&["kv", "get", &peers[2], "x"]), "1");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let nodes = Nodes::start(1);
+    let peer = nodes.peers("kv")[0].to_string();
+    let twice = nodes.run_err(1, &["create", "--backend", "kv", &peer, &peer]);
+    assert!(twice.contains("named twice"), "{twice}");
+    let zero = nodes.run_err(1, &["create", "--backend", "kv", "--max-log-count", "0", &peer]);
+    assert!(zero.contains("max_log_count"), "{zero}");
+    let missing = nodes.run_err(2, &["create", "--backend", "/no/such/file.wasm", &peer]);
+    assert!(missing.contains("/no/such/file.wasm"), "{missing}");
+    let unknown = nodes.run_err(1, &["kv", "get", &peer, "a"]);
+    assert!(unknown.contains("no peer 'kv'"), "{unknown}");
+}

@@ -1,0 +1,56 @@
+//! Backends that misbehave.
+
+use crate::harness::{Nodes, runtime, until};
+use zraft::client::{LightSession, SessionError};
+use zraft::protocol::RequestError;
+
+const HOSTILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/components/hostile.wasm");
+
+#[test]
+fn a_query_that_kills_the_backend_fails_alone() {
+    let nodes = Nodes::start(3);
+    nodes.create("bad", HOSTILE, &[]);
+    runtime().block_on(async {
+        let session = LightSession::new(nodes.client(), nodes.peers("bad"));
+        session.write("before").await.unwrap();
+        let error = session.query("panic").await.unwrap_err();
+        let SessionError::Failed(RequestError::BackendFault { message }) = error else { panic!("{error}") };
+        assert!(message.contains("told to panic"), "{message}");
+        assert_eq!(session.query("still there").await.unwrap(), "still there");
+        session.write("after").await.unwrap();
+    });
+    nodes.until_equal("bad");
+}
+
+#[test]
+fn a_command_that_kills_the_backend_stops_its_cluster_and_no_other() {
+    let nodes = Nodes::start(3);
+    nodes.create("kv", "kv", &[]);
+    nodes.create("bad", HOSTILE, &[]);
+    let peer = nodes.peers("bad")[0].to_string();
+    let kv = nodes.peers("kv")[0].to_string();
+    nodes.run_ok(&["kv", "put", &kv, "a", "1"]);
+    assert!(!nodes.zraft(&["write", &peer, "panic"]).status.success());
+    for (number, peer) in nodes.peers("bad").iter().enumerate() {
+        let reason = || nodes.status(peer).unwrap()["stopped"].as_str().unwrap_or_default().to_owned();
+        until("the peer has stopped and says why", || reason().contains("told to panic"));
+        until("so does the log", || nodes.log(number).contains("told to panic"));
+    }
+    let refused = nodes.run_err(4, &["write", &peer, "anything"]);
+    assert!(refused.contains("has stopped"), "{refused}");
+    assert_eq!(nodes.run_ok(&["kv", "get", &kv, "a"]), "1");
+    nodes.run_ok(&["kv", "put", &kv, "b", "2"]);
+}
+
+#[test]
+fn a_refusal_is_a_normal_answer() {
+    let nodes = Nodes::start(1);
+    nodes.create("kv", "kv", &[]);
+    let peer = nodes.peers("kv")[0].to_string();
+    let refused = nodes.run_err(1, &["kv", "put", &peer, "", "a key must not be empty"]);
+    assert!(refused.contains("a key has 1 to"), "{refused}");
+    let malformed = nodes.run_err(1, &["write", &peer, "\u{7f}not a command"]);
+    assert!(!malformed.is_empty());
+    nodes.run_err(5, &["kv", "get", &peer, "nothing here"]);
+    nodes.run_err(5, &["kv", "del", &peer, "nothing here"]);
+}

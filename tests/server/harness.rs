@@ -1,0 +1,228 @@
+//! Real nodes for tests: processes of the real binary on loopback, with certificates from `zraft cert`.
+
+use std::fs::File;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use zraft::client::{Client, Kv, LightSession};
+use zraft::transport::{Credentials, TlsFiles};
+use zraft::types::{NodeAddr, PeerId};
+
+/// How long anything may take before it is taken for broken.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Some nodes and a folder with all their files.
+pub struct Nodes {
+    folder: TempDir,
+    addresses: Vec<NodeAddr>,
+    /// Absent while down.
+    processes: Vec<Option<Child>>,
+}
+
+impl Nodes {
+    /// Starts nodes, and returns once each answers.
+    pub fn start(count: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // All are bound before any is released, so that they differ.
+        let sockets: Vec<_> = (0..count).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<NodeAddr> =
+            sockets.iter().map(|socket| socket.local_addr().unwrap().to_string().parse().unwrap()).collect();
+        drop(sockets);
+        let mut nodes = Self { folder, addresses, processes: (0..count).map(|_| None).collect() };
+        nodes.run_ok(&["cert", "ca"]);
+        nodes.run_ok(&["cert", "client", "admin", "--admin"]);
+        nodes.run_ok(&["cert", "client", "alice"]);
+        for number in 0..count {
+            nodes.run_ok(&["cert", "node", nodes.addresses[number].as_str()]);
+            nodes.start_node(number);
+        }
+        nodes
+    }
+
+    /// Starts a node from its files.
+    pub fn start_node(&mut self, number: usize) {
+        let address = self.addresses[number].clone();
+        let certs = self.certs();
+        let stem = address.as_str().replace(':', "-");
+        let log = File::options().create(true).append(true).open(self.log_file(number)).unwrap();
+        let config = self.folder.path().join(format!("node-{number}.toml"));
+        let text = format!(
+            "node = \"{address}\"\nlog_dir = \"data-{number}\"\nca = \"certs/ca.pem\"\ncert = \"certs/{stem}.pem\"\n\
+             key = \"certs/{stem}-key.pem\"\nguest_threads = 1\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_zraft"))
+            .args(["serve", "--config"])
+            .arg(&config)
+            .env("ZRAFT_CERTS", &certs)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.processes[number] = Some(child);
+        until("the node answers", || self.zraft(&["status", address.as_str()]).status.success());
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self, number: usize) {
+        let mut process = self.processes[number].take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// SIGTERM; returns whether the process then ended well.
+    pub fn terminate(&mut self, number: usize) -> bool {
+        let mut process = self.processes[number].take().unwrap();
+        let id = process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        process.wait().unwrap().success()
+    }
+
+    pub fn address(&self, number: usize) -> &NodeAddr {
+        &self.addresses[number]
+    }
+
+    /// A peer of that name on each node.
+    pub fn peers(&self, name: &str) -> Vec<PeerId> {
+        self.addresses.iter().map(|node| PeerId::new(name, node.clone()).unwrap()).collect()
+    }
+
+    pub fn certs(&self) -> PathBuf {
+        self.folder.path().join("certs")
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn data(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("data-{number}"))
+    }
+
+    /// What the node has logged so far.
+    pub fn log(&self, number: usize) -> String {
+        std::fs::read_to_string(self.log_file(number)).unwrap()
+    }
+
+    fn log_file(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("node-{number}.log"))
+    }
+
+    /// Runs `zraft` as the admin.
+    pub fn zraft(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_zraft"))
+            .args(arguments)
+            .env("ZRAFT_CERTS", self.certs())
+            .env_remove("ZRAFT_IDENTITY")
+            .output()
+            .unwrap()
+    }
+
+    /// Runs `zraft`, which must succeed, and returns what it printed.
+    pub fn run_ok(&self, arguments: &[&str]) -> String {
+        let output = self.zraft(arguments);
+        assert!(output.status.success(), "zraft {arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Runs `zraft`, which must fail with this exit code, and returns what it complained about.
+    pub fn run_err(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.zraft(arguments);
+        let complaint = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "zraft {arguments:?}: {}{complaint}", text(&output.stdout));
+        complaint
+    }
+
+    /// Creates a cluster with a peer of that name on each node.
+    pub fn create(&self, name: &str, backend: &str, options: &[&str]) {
+        let peers: Vec<_> = self.peers(name).iter().map(ToString::to_string).collect();
+        let mut arguments = vec!["create", "--backend", backend];
+        arguments.extend(options);
+        arguments.extend(peers.iter().map(String::as_str));
+        self.run_ok(&arguments);
+    }
+
+    /// A peer's status, as `zraft status --json` prints it; none while its node is down or has no such peer.
+    pub fn status(&self, peer: &PeerId) -> Option<Value> {
+        let output = self.zraft(&["status", "--json", &peer.to_string()]);
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        output.status.success().then(|| status["peers"][0].clone())
+    }
+
+    /// The number of the node whose peer leads, once there is one.
+    pub fn leader(&self, name: &str) -> usize {
+        let peers = self.peers(name);
+        let leads = |peer: &PeerId| self.status(peer).is_some_and(|status| status["role"] == "leader");
+        until_some("there is a leader", || peers.iter().position(leads))
+    }
+
+    /// Waits until all peers have applied the same, at least up to the most advanced one, and returns their status.
+    pub fn until_equal(&self, name: &str) -> Vec<Value> {
+        let peers = self.peers(name);
+        until_some("all peers are equal", || {
+            let all: Vec<_> = peers.iter().map(|peer| self.status(peer)).collect::<Option<_>>()?;
+            let first = &all[0];
+            let is_equal = |status: &Value| {
+                status["applied"] == first["applied"]
+                    && status["chain"] == first["chain"]
+                    && status["applied"] == status["last"]
+            };
+            all.iter().all(is_equal).then_some(all)
+        })
+    }
+
+    /// A client of the library with the admin's certificate. Must be called within a runtime.
+    pub fn client(&self) -> Client {
+        Client::new(Credentials::load(&TlsFiles::in_folder(&self.certs(), "admin")).unwrap()).unwrap()
+    }
+
+    /// A key-value session of the library. Must be called within a runtime.
+    pub fn kv(&self, name: &str) -> Kv {
+        Kv::new(LightSession::new(self.client(), self.peers(name)))
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for mut process in self.processes.iter_mut().filter_map(Option::take) {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            for number in 0..self.addresses.len() {
+                eprintln!("--- log of node {number}\n{}", self.log(number));
+            }
+        }
+    }
+}
+
+/// Waits until something holds.
+pub fn until(what: &str, holds: impl Fn() -> bool) {
+    until_some(what, || holds().then_some(()));
+}
+
+/// Waits until there is something.
+pub fn until_some<T>(what: &str, find: impl Fn() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = find() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "gave up waiting until {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// A runtime for the library's client.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

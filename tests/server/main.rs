@@ -1,0 +1,8 @@
+//! The real binary: processes with real certificates, files and sockets, killed and started again.
+
+mod crashes;
+mod creation;
+mod faults;
+mod harness;
+mod security;
+mod tour;
