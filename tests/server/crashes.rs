@@ -86,7 +86,6 @@ fn a_peer_that_is_too_far_behind_gets_a_snapshot() {
     let all = nodes.until_equal("kv");
     let first = all[behind]["first"].as_u64().unwrap();
     assert!(first > before + 1, "its log begins at {first}, so entries after {before} came as a snapshot");
-    assert!(nodes.data(behind).join("snapshots").read_dir().unwrap().count() == 1);
 
     // What came as a snapshot is durable like the rest.
     nodes.kill(behind);

@@ -2,14 +2,15 @@
 
 use crate::harness::{Nodes, until};
 
-/// Everything a node keeps of clusters.
+/// Everything a node keeps of clusters beside its log.
 fn traces(nodes: &Nodes, number: usize) -> Vec<String> {
     let names = |folder: &str| match nodes.data(number).join(folder).read_dir() {
         Ok(entries) => entries.map(|entry| format!("{folder}/{}", entry.unwrap().file_name().display())).collect(),
         Err(_) => Vec::new(),
     };
     let folders = [names("components"), names("compiled"), names("snapshots")];
-    folders.into_iter().flatten().filter(|name| !name.contains(".tmp")).collect()
+    // The folder of snapshots says whose it is.
+    folders.into_iter().flatten().filter(|name| name != "snapshots/node").collect()
 }
 
 fn create(nodes: &Nodes, backend: &str) -> String {
