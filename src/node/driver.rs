@@ -17,14 +17,15 @@ use crate::machine::Command;
 use crate::node::backends::Backends;
 use crate::node::frames::{ClusterSpec, PeerFrame};
 use crate::node::guests::{GuestThreads, Guests};
-use crate::node::host::{Host, HostEvent, HostJob};
+use crate::node::host::{HostEvent, HostJob};
+use crate::node::hosting::{HostedPeer, Starting};
 use crate::node::lifecycle::{PeerRecord, Reservations};
 use crate::node::network::Network;
-use crate::protocol::{NodeStatus, PeerFailure, PeerStatus, Reply, RequestError};
-use crate::raft::{self, Entry, Envelope, LogRead, Message, Restored, WriteToken};
-use crate::replica::{Answer, Effects, Now, Query, Replica, Ticket};
+use crate::protocol::{NodeStatus, PeerFailure, Reply, RequestError};
+use crate::raft::{self, Entry, Envelope, LogRead, Message};
+use crate::replica::{Answer, Effects, Now, Query, Ticket};
 use crate::store::{Completion, Store, StoreError, StoredPeer};
-use crate::types::{ClusterId, Incarnation, LogPosition, NodeAddr, PeerId};
+use crate::types::{ClusterId, Incarnation, NodeAddr, PeerId};
 
 /// Events that wait for the loop. Who brings more has to wait.
 pub(super) const MAX_EVENTS: usize = 4096;
@@ -87,35 +88,32 @@ pub(super) struct Parts {
 
 /// The loop's state.
 pub(super) struct Driver {
-    parts: Parts,
-    peers: BTreeMap<Incarnation, HostedPeer>,
-    names: BTreeMap<String, Incarnation>,
-    reservations: Reservations,
-    /// Clients that wait, by ticket.
-    waiting: HashMap<Ticket, oneshot::Sender<Reply>>,
+    pub(super) parts: Parts,
+    pub(super) peers: BTreeMap<Incarnation, HostedPeer>,
+    pub(super) names: BTreeMap<String, Incarnation>,
+    pub(super) reservations: Reservations,
+    waiting: HashMap<Ticket, WaitingClient>,
     next_ticket: u64,
     /// Peers for which something came in.
-    touched: BTreeSet<Incarnation>,
+    pub(super) touched: BTreeSet<Incarnation>,
     /// Cluster starts that wait for the disk.
-    starting: Vec<Starting>,
+    pub(super) starting: Vec<Starting>,
     epoch: Instant,
 }
 
-/// A peer that lives here.
-struct HostedPeer {
-    record: PeerRecord,
-    replica: Replica,
-    /// Set when the peer has stopped: why. It then takes part in nothing.
-    stopped: Option<String>,
-    /// The write that makes a new snapshot the peer's own; older files may go once it is durable.
-    snapshot_write: Option<(WriteToken, LogPosition)>,
+/// A client whose request a replica has.
+struct WaitingClient {
+    peer: Incarnation,
+    is_write: bool,
+    reply: oneshot::Sender<Reply>,
 }
 
-/// A cluster whose peers here are being made durable. They live from then on.
-struct Starting {
-    spec: ClusterSpec,
-    missing: BTreeMap<Incarnation, PeerRecord>,
-    reply: oneshot::Sender<Result<(), String>>,
+impl WaitingClient {
+    /// Answers that there will be no answer. What becomes of a write is then not known.
+    fn give_up(self, error: RequestError) {
+        let error = if self.is_write { RequestError::Unknown } else { error };
+        let _ = self.reply.send(Reply::Failed(error));
+    }
 }
 
 impl Driver {
@@ -154,7 +152,7 @@ impl Driver {
                 break ended;
             }
             for incarnation in std::mem::take(&mut self.touched) {
-                self.carry_out(incarnation);
+                while self.carry_out(incarnation) {}
             }
         };
         // Nobody may wait for an event to be taken once nobody takes them.
@@ -164,8 +162,8 @@ impl Driver {
     }
 
     async fn stop(self) {
-        for (_, reply) in self.waiting {
-            let _ = reply.send(Reply::Failed(RequestError::Stopping));
+        for (_, client) in self.waiting {
+            client.give_up(RequestError::Stopping);
         }
         let Parts { guest_threads, store, network, .. } = self.parts;
         network.close().await;
@@ -178,7 +176,7 @@ impl Driver {
         }
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { wall_ms: to_ms(wall), monotonic_ms: to_ms(self.epoch.elapsed()) }
     }
@@ -199,13 +197,13 @@ impl Driver {
             Event::Peer { from, frame } => self.step(&from, frame),
             Event::Write { peer, data, timeout_ms, reply } => {
                 let deadline_ms = self.now().monotonic_ms + timeout_ms;
-                if let Some((ticket, peer)) = self.admit(&peer, reply) {
+                if let Some((ticket, peer)) = self.admit(&peer, true, reply) {
                     peer.replica.write(ticket, Command::Write { data }.encode(), deadline_ms);
                 }
             }
             Event::Query { peer, request, timeout_ms, reply } => {
                 let deadline_ms = self.now().monotonic_ms + timeout_ms;
-                if let Some((ticket, peer)) = self.admit(&peer, reply) {
+                if let Some((ticket, peer)) = self.admit(&peer, false, reply) {
                     peer.replica.query(Query { ticket, request, deadline_ms });
                 }
             }
@@ -242,8 +240,14 @@ impl Driver {
     }
 
     /// Mints a ticket for a client's request to a peer, or answers why it cannot be served.
-    fn admit(&mut self, name: &str, reply: oneshot::Sender<Reply>) -> Option<(Ticket, &mut HostedPeer)> {
-        let Some(peer) = self.names.get(name).and_then(|incarnation| self.peers.get_mut(incarnation)) else {
+    fn admit(
+        &mut self,
+        name: &str,
+        is_write: bool,
+        reply: oneshot::Sender<Reply>,
+    ) -> Option<(Ticket, &mut HostedPeer)> {
+        let named = self.names.get(name).and_then(|incarnation| Some((*incarnation, self.peers.get_mut(incarnation)?)));
+        let Some((incarnation, peer)) = named else {
             let error = RequestError::NoSuchPeer { name: name.to_owned(), node: self.parts.node.clone() };
             let _ = reply.send(Reply::Failed(error));
             return None;
@@ -254,8 +258,8 @@ impl Driver {
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.waiting.insert(ticket, reply);
-        self.touched.insert(self.names[name]);
+        self.waiting.insert(ticket, WaitingClient { peer: incarnation, is_write, reply });
+        self.touched.insert(incarnation);
         Some((ticket, peer))
     }
 
@@ -300,6 +304,8 @@ impl Driver {
                     peer.replica.log_read(read, entries);
                 }
             }
+            // Compacted since they were asked for.
+            Err(StoreError::NotInLog { .. }) => self.log_read(incarnation, read, Ok(Vec::new())),
             Err(error) => self.stop_peer(incarnation, &format!("its log cannot be read: {error}")),
         }
     }
@@ -332,20 +338,29 @@ impl Driver {
         tracing::error!(peer = %peer.record.peer, reason, "the peer has stopped");
         peer.stopped = Some(reason.to_owned());
         self.parts.guests.remove(incarnation);
+        self.give_up_clients(incarnation, &RequestError::PeerStopped { reason: reason.to_owned() });
     }
 
-    fn reply(&mut self, ticket: Ticket, reply: Reply) {
-        if let Some(waiting) = self.waiting.remove(&ticket) {
-            // A client that has gone does not want its answer.
-            let _ = waiting.send(reply);
+    /// Answers all who wait for a peer that will not answer any more.
+    pub(super) fn give_up_clients(&mut self, incarnation: Incarnation, error: &RequestError) {
+        for (_, client) in self.waiting.extract_if(|_, client| client.peer == incarnation) {
+            client.give_up(error.clone());
         }
     }
 
-    /// Carries out what a replica wants done.
-    fn carry_out(&mut self, incarnation: Incarnation) {
+    fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        if let Some(client) = self.waiting.remove(&ticket) {
+            // A client that has gone does not want its answer.
+            let _ = client.reply.send(reply);
+        }
+    }
+
+    /// Carries out what a replica wants done, and tells whether it wants more.
+    fn carry_out(&mut self, incarnation: Incarnation) -> bool {
         let now = self.now();
-        let Some(peer) = self.peers.get_mut(&incarnation).filter(|peer| peer.stopped.is_none()) else { return };
+        let Some(peer) = self.peers.get_mut(&incarnation).filter(|peer| peer.stopped.is_none()) else { return false };
         let effects = peer.replica.effects(now);
+        let has_more = peer.replica.has_effects();
         let Effects { write, messages, log_reads, snapshots, jobs, answers, status } = effects;
         if let Some(write) = write {
             if let Some(snapshot) = &write.snapshot {
@@ -373,6 +388,7 @@ impl Driver {
             let reply = result.map_or_else(Reply::Failed, |(index, reply)| Reply::Written { index, reply });
             self.reply(ticket, reply);
         }
+        has_more
     }
 
     fn send(network: &mut Network, peer: &HostedPeer, envelope: Envelope) {
@@ -400,145 +416,6 @@ impl Driver {
             // The loop has ended if it takes no more events.
             let _ = events.blocking_send(Event::LogRead { incarnation, read, entries });
         });
-    }
-
-    // Clusters on this node: creation and removal.
-
-    /// Starts hosting a peer whose files are there.
-    fn host(&mut self, incarnation: Incarnation, record: PeerRecord, restored: Restored) {
-        let mut seed = [0; 8];
-        // Without randomness elections may collide, but nothing is unsafe.
-        let _ = getrandom::fill(&mut seed);
-        let seed = u64::from_le_bytes(seed) ^ incarnation.0;
-        let snapshot = restored.snapshot.clone();
-        let settings = record.genesis.settings;
-        let replica = Replica::new(incarnation, self.parts.raft.clone(), settings, restored, seed);
-        let host =
-            Host::new(incarnation, record.genesis.clone(), Arc::clone(&self.parts.backends), self.parts.store.clone());
-        self.parts.guests.add(incarnation, host);
-        self.parts.guests.give(incarnation, HostJob::Start(snapshot));
-        self.names.insert(record.peer.name().to_owned(), incarnation);
-        self.peers.insert(incarnation, HostedPeer { record, replica, stopped: None, snapshot_write: None });
-        self.touched.insert(incarnation);
-    }
-
-    /// Keeps names for a cluster to be created, or says which peers cannot be.
-    fn reserve(&mut self, spec: ClusterSpec) -> Vec<PeerFailure> {
-        let now = self.now();
-        let here = spec.peers.iter().filter(|(_, peer)| *peer.node() == self.parts.node);
-        let taken = here.filter(|(_, peer)| self.names.contains_key(peer.name()) || self.reservations.has(peer));
-        let failures: Vec<_> = taken
-            .map(|(_, peer)| PeerFailure {
-                peer: peer.clone(),
-                reason: format!("a peer named '{}' is already present on this node", peer.name()),
-            })
-            .collect();
-        if failures.is_empty() && self.reservations.is_full() {
-            let reason = "too many clusters are being created on this node; try again later";
-            return spec.failures_on(&self.parts.node, reason);
-        }
-        if failures.is_empty() {
-            self.reservations.add(spec, now.monotonic_ms);
-        }
-        failures
-    }
-
-    /// Makes the peers of a prepared cluster. The answer comes when they are durable.
-    fn start_cluster(&mut self, cluster: ClusterId, reply: oneshot::Sender<Result<(), String>>) {
-        let Some(spec) = self.reservations.take(cluster) else {
-            let _ = reply.send(Err("it was not prepared here, or too long ago".to_owned()));
-            return;
-        };
-        let missing: BTreeMap<_, _> = spec.records_on(&self.parts.node).collect();
-        for (incarnation, record) in &missing {
-            self.names.insert(record.peer.name().to_owned(), *incarnation);
-            self.parts.store.create_peer(*incarnation, record.encode(), spec.bootstrap());
-        }
-        self.starting.push(Starting { spec, missing, reply });
-    }
-
-    /// A new peer's files are durable.
-    fn created(&mut self, incarnation: Incarnation) {
-        // A cluster that was discarded meanwhile is no longer among those that start.
-        let mut starting = self.starting.iter_mut();
-        let Some((record, bootstrap)) =
-            starting.find_map(|starting| Some((starting.missing.remove(&incarnation)?, starting.spec.bootstrap())))
-        else {
-            return;
-        };
-        let mut restored = Restored::default();
-        restored.replay(&bootstrap).expect("an empty log takes a first entry");
-        self.host(incarnation, record, restored);
-        for done in self.starting.extract_if(.., |starting| starting.missing.is_empty()) {
-            let _ = done.reply.send(Ok(()));
-        }
-    }
-
-    /// Forgets all of a cluster.
-    fn discard(&mut self, cluster: ClusterId) {
-        self.reservations.take(cluster);
-        for starting in self.starting.extract_if(.., |starting| starting.spec.cluster == cluster) {
-            for (incarnation, record) in starting.missing {
-                self.names.remove(record.peer.name());
-                self.parts.store.remove_peer(incarnation);
-            }
-        }
-        let of_cluster = |_: &Incarnation, peer: &mut HostedPeer| peer.record.genesis.cluster == cluster;
-        let gone: Vec<_> = self.peers.extract_if(.., of_cluster).collect();
-        for (incarnation, peer) in gone {
-            self.names.remove(peer.record.peer.name());
-            self.parts.guests.remove(incarnation);
-            self.parts.store.remove_peer(incarnation);
-        }
-        self.forget_unused_components();
-    }
-
-    /// Here and now, not in the background: a cluster that is prepared after this must find its component kept.
-    fn forget_unused_components(&self) {
-        let running = self.peers.values().map(|peer| peer.record.genesis.component);
-        let starting = self.starting.iter().map(|starting| starting.spec.component);
-        let in_use = running.chain(starting).chain(self.reservations.components()).collect();
-        if let Err(error) = self.parts.backends.keep_only(&in_use) {
-            tracing::warn!(%error, "could not delete components that no peer runs");
-        }
-    }
-
-    fn status(&self) -> NodeStatus {
-        NodeStatus {
-            node: self.parts.node.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            engine: crate::wasm::ENGINE.to_owned(),
-            peers: self
-                .names
-                .values()
-                .filter_map(|incarnation| Some((incarnation, self.peers.get(incarnation)?)))
-                .map(|(incarnation, peer)| peer.status(*incarnation))
-                .collect(),
-        }
-    }
-}
-
-impl HostedPeer {
-    fn status(&self, incarnation: Incarnation) -> PeerStatus {
-        let raft = self.replica.raft().status();
-        let (applied, chain) = self.replica.machine();
-        PeerStatus {
-            peer: self.record.peer.clone(),
-            incarnation,
-            cluster: self.record.genesis.cluster,
-            component: self.record.genesis.component,
-            role: raft.role,
-            term: raft.term,
-            leader: self.replica.leader(),
-            members: self.replica.raft().configuration().voters.values().cloned().collect(),
-            last: raft.last.index,
-            first: raft.first,
-            commit: raft.commit,
-            applied,
-            chain: chain.0,
-            snapshot: raft.snapshot.index,
-            stopped: self.stopped.clone(),
-        }
     }
 }
 

@@ -15,6 +15,7 @@ mod driver;
 mod frames;
 mod guests;
 mod host;
+mod hosting;
 mod lifecycle;
 mod listener;
 mod network;

@@ -219,7 +219,13 @@ impl Replica {
         self.raft.snapshot_sent(to, ok);
     }
 
-    /// Takes out all that is to be done.
+    /// Whether [`Replica::effects`] has something to say.
+    #[must_use]
+    pub fn has_effects(&self) -> bool {
+        !self.answers.is_empty() || self.raft.has_ready()
+    }
+
+    /// Takes out what is to be done. Call it again while [`Replica::has_effects`].
     pub fn effects(&mut self, now: Now) -> Effects {
         self.writes.propose(&mut self.raft, now.wall_ms, &mut self.answers);
         self.reads.ask(&mut self.raft);

@@ -1,0 +1,174 @@
+//! The peers that live on a node: how the loop gets them, tells about them, and forgets them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::node::driver::Driver;
+use crate::node::frames::ClusterSpec;
+use crate::node::host::{Host, HostJob};
+use crate::node::lifecycle::PeerRecord;
+use crate::protocol::{NodeStatus, PeerFailure, PeerStatus, RequestError};
+use crate::raft::{Restored, WriteToken};
+use crate::replica::Replica;
+use crate::types::{ClusterId, Incarnation, LogPosition};
+use crate::wasm;
+
+/// A peer that lives here.
+pub(super) struct HostedPeer {
+    pub(super) record: PeerRecord,
+    pub(super) replica: Replica,
+    /// Set when the peer has stopped: why. It then takes part in nothing.
+    pub(super) stopped: Option<String>,
+    /// The write that makes a new snapshot the peer's own; older files may go once it is durable.
+    pub(super) snapshot_write: Option<(WriteToken, LogPosition)>,
+}
+
+/// A cluster whose peers here are being made durable. They live from then on.
+pub(super) struct Starting {
+    spec: ClusterSpec,
+    missing: BTreeMap<Incarnation, PeerRecord>,
+    reply: oneshot::Sender<Result<(), String>>,
+}
+
+impl Driver {
+    /// Starts hosting a peer whose files are there.
+    pub(super) fn host(&mut self, incarnation: Incarnation, record: PeerRecord, restored: Restored) {
+        let mut seed = [0; 8];
+        // Without randomness elections may collide, but nothing is unsafe.
+        let _ = getrandom::fill(&mut seed);
+        let seed = u64::from_le_bytes(seed) ^ incarnation.0;
+        let snapshot = restored.snapshot.clone();
+        let settings = record.genesis.settings;
+        let replica = Replica::new(incarnation, self.parts.raft.clone(), settings, restored, seed);
+        let host =
+            Host::new(incarnation, record.genesis.clone(), Arc::clone(&self.parts.backends), self.parts.store.clone());
+        self.parts.guests.add(incarnation, host);
+        self.parts.guests.give(incarnation, HostJob::Start(snapshot));
+        self.names.insert(record.peer.name().to_owned(), incarnation);
+        self.peers.insert(incarnation, HostedPeer { record, replica, stopped: None, snapshot_write: None });
+        self.touched.insert(incarnation);
+    }
+
+    /// Keeps names for a cluster to be created, or says which peers cannot be.
+    pub(super) fn reserve(&mut self, spec: ClusterSpec) -> Vec<PeerFailure> {
+        let now = self.now();
+        let here = spec.peers.iter().filter(|(_, peer)| *peer.node() == self.parts.node);
+        let taken = here.filter(|(_, peer)| self.names.contains_key(peer.name()) || self.reservations.has(peer));
+        let failures: Vec<_> = taken
+            .map(|(_, peer)| PeerFailure {
+                peer: peer.clone(),
+                reason: format!("a peer named '{}' is already present on this node", peer.name()),
+            })
+            .collect();
+        if failures.is_empty() && self.reservations.is_full() {
+            let reason = "too many clusters are being created on this node; try again later";
+            return spec.failures_on(&self.parts.node, reason);
+        }
+        if failures.is_empty() {
+            self.reservations.add(spec, now.monotonic_ms);
+        }
+        failures
+    }
+
+    /// Makes the peers of a prepared cluster. The answer comes when they are durable.
+    pub(super) fn start_cluster(&mut self, cluster: ClusterId, reply: oneshot::Sender<Result<(), String>>) {
+        let Some(spec) = self.reservations.take(cluster) else {
+            let _ = reply.send(Err("it was not prepared here, or too long ago".to_owned()));
+            return;
+        };
+        let missing: BTreeMap<_, _> = spec.records_on(&self.parts.node).collect();
+        for (incarnation, record) in &missing {
+            self.names.insert(record.peer.name().to_owned(), *incarnation);
+            self.parts.store.create_peer(*incarnation, record.encode(), spec.bootstrap());
+        }
+        self.starting.push(Starting { spec, missing, reply });
+    }
+
+    /// A new peer's files are durable.
+    pub(super) fn created(&mut self, incarnation: Incarnation) {
+        // A cluster that was discarded meanwhile is no longer among those that start.
+        let mut starting = self.starting.iter_mut();
+        let Some((record, bootstrap)) =
+            starting.find_map(|starting| Some((starting.missing.remove(&incarnation)?, starting.spec.bootstrap())))
+        else {
+            return;
+        };
+        let mut restored = Restored::default();
+        restored.replay(&bootstrap).expect("an empty log takes a first entry");
+        self.host(incarnation, record, restored);
+        for done in self.starting.extract_if(.., |starting| starting.missing.is_empty()) {
+            let _ = done.reply.send(Ok(()));
+        }
+    }
+
+    /// Forgets all of a cluster.
+    pub(super) fn discard(&mut self, cluster: ClusterId) {
+        self.reservations.take(cluster);
+        for starting in self.starting.extract_if(.., |starting| starting.spec.cluster == cluster) {
+            for (incarnation, record) in starting.missing {
+                self.names.remove(record.peer.name());
+                self.parts.store.remove_peer(incarnation);
+            }
+        }
+        let of_cluster = |_: &Incarnation, peer: &mut HostedPeer| peer.record.genesis.cluster == cluster;
+        let gone: Vec<_> = self.peers.extract_if(.., of_cluster).collect();
+        for (incarnation, peer) in gone {
+            self.names.remove(peer.record.peer.name());
+            self.parts.guests.remove(incarnation);
+            self.parts.store.remove_peer(incarnation);
+            let reason = "its cluster was removed from this node".to_owned();
+            self.give_up_clients(incarnation, &RequestError::PeerStopped { reason });
+        }
+        self.forget_unused_components();
+    }
+
+    /// Here and now, not in the background: a cluster that is prepared after this must find its component kept.
+    pub(super) fn forget_unused_components(&self) {
+        let running = self.peers.values().map(|peer| peer.record.genesis.component);
+        let starting = self.starting.iter().map(|starting| starting.spec.component);
+        let in_use = running.chain(starting).chain(self.reservations.components()).collect();
+        if let Err(error) = self.parts.backends.keep_only(&in_use) {
+            tracing::warn!(%error, "could not delete components that no peer runs");
+        }
+    }
+
+    pub(super) fn status(&self) -> NodeStatus {
+        NodeStatus {
+            node: self.parts.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            engine: wasm::ENGINE.to_owned(),
+            peers: self
+                .names
+                .values()
+                .filter_map(|incarnation| Some((incarnation, self.peers.get(incarnation)?)))
+                .map(|(incarnation, peer)| peer.status(*incarnation))
+                .collect(),
+        }
+    }
+}
+
+impl HostedPeer {
+    fn status(&self, incarnation: Incarnation) -> PeerStatus {
+        let raft = self.replica.raft().status();
+        let (applied, chain) = self.replica.machine();
+        PeerStatus {
+            peer: self.record.peer.clone(),
+            incarnation,
+            cluster: self.record.genesis.cluster,
+            component: self.record.genesis.component,
+            role: raft.role,
+            term: raft.term,
+            leader: self.replica.leader(),
+            members: self.replica.raft().configuration().voters.values().cloned().collect(),
+            last: raft.last.index,
+            first: raft.first,
+            commit: raft.commit,
+            applied,
+            chain: chain.0,
+            snapshot: raft.snapshot.index,
+            stopped: self.stopped.clone(),
+        }
+    }
+}
