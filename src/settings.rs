@@ -89,3 +89,24 @@ impl Default for Budgets {
         Self { apply_fuel: 1_000_000_000, query_fuel: 1_000_000_000, chunk_fuel: 10_000_000_000, memory_bytes: 1 << 30 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_what_is_out_of_bounds_is_named() {
+        assert_eq!(Settings::default().check(), Ok(()));
+        let refused = |change: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            settings.check().unwrap_err().setting
+        };
+        assert_eq!(refused(|settings| settings.max_log_count = 0), "max_log_count");
+        assert_eq!(refused(|settings| settings.budgets.memory_bytes = Budgets::MAX_MEMORY_BYTES + 1), "memory_bytes");
+        assert_eq!(refused(|settings| settings.budgets.memory_bytes = Budgets::MIN_MEMORY_BYTES - 1), "memory_bytes");
+        assert_eq!(refused(|settings| settings.budgets.apply_fuel = 0), "apply_fuel");
+        assert_eq!(refused(|settings| settings.budgets.query_fuel = u64::MAX), "query_fuel");
+        assert_eq!(refused(|settings| settings.budgets.chunk_fuel = 1), "chunk_fuel");
+    }
+}

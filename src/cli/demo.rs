@@ -1,6 +1,7 @@
 //! `zraft demo`: what zraft does, shown on three nodes in one process.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -18,6 +19,14 @@ use crate::types::{Index, PeerId};
 const NODES: usize = 3;
 const WRITES: usize = 1000;
 const WRITERS: usize = 32;
+/// Writes while a node is down: more than the others keep in their logs.
+const MISSED_WRITES: usize = 600;
+/// What is written, before the number of the key.
+const VALUE: &str = "value";
+const MISSED_VALUE: &str = "written while one node was down:";
+/// When a snapshot is taken: soon, so that snapshots are part of the tour.
+const SNAPSHOT_AFTER: u64 = 400;
+const KEPT_ENTRIES: u64 = 50;
 /// How long anything in the demo may take before it is taken for broken.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The pause between two looks at something that is awaited.
@@ -95,14 +104,14 @@ impl Tour {
         self.read_from_each(&client).await?;
         let (stopped, failover) = self.stop_the_leader(&kv).await?;
         let catch_up = self.restart(&client, stopped).await?;
+        self.read_everything(&kv).await?;
         let chain = self.compare(&client).await?;
         Ok(Summary { writes_per_second, failover, catch_up, chain })
     }
 
     async fn create(&self, client: &Client) -> Result<(), Failure> {
         let started = Instant::now();
-        // A small log, so that snapshots are part of the tour.
-        let settings = Settings { max_log_count: 400, kept_log_count: 50, ..Settings::default() };
+        let settings = Settings { max_log_count: SNAPSHOT_AFTER, kept_log_count: KEPT_ENTRIES, ..Settings::default() };
         let cluster = self.local.create_kv(client, settings).await?;
         self.step(format_args!(
             "The kv component was uploaded, checked and compiled on all three; cluster {cluster} exists ({}).",
@@ -112,22 +121,10 @@ impl Tour {
     }
 
     async fn write(&self, client: &Client) -> Result<u64, Failure> {
-        let kv = std::sync::Arc::new(self.kv(client));
+        let kv = Arc::new(self.kv(client));
         // The first write waits for the first election.
         kv.put("greeting", "hello").await?;
-        let started = Instant::now();
-        let mut writers = JoinSet::new();
-        for writer in 0..WRITERS {
-            let kv = std::sync::Arc::clone(&kv);
-            writers.spawn(async move {
-                for number in (writer..WRITES).step_by(WRITERS) {
-                    kv.put(key(number), format!("value {number}")).await?;
-                }
-                Ok::<_, Failure>(())
-            });
-        }
-        writers.join_all().await.into_iter().collect::<Result<(), _>>()?;
-        let took = started.elapsed();
+        let took = put_many(&kv, WRITES, VALUE).await?;
         let rate = (WRITES as f64 / took.as_secs_f64()) as u64;
         let took = in_ms(took);
         self.step(format_args!(
@@ -177,10 +174,7 @@ impl Tour {
 
     /// Restarts the stopped node from its files and waits until it has caught up.
     async fn restart(&mut self, client: &Client, number: usize) -> Result<Duration, Failure> {
-        let kv = self.kv(client);
-        for missed in 0..WRITES / 10 {
-            kv.put(key(missed), "written while one node was down").await?;
-        }
+        put_many(&Arc::new(self.kv(client)), MISSED_WRITES, MISSED_VALUE).await?;
         let started = Instant::now();
         self.local.start_node(number)?;
         let peer = self.local.peers()[number].clone();
@@ -192,10 +186,25 @@ impl Tour {
         until("the restarted node caught up", caught_up).await?;
         let took = started.elapsed();
         self.step(format_args!(
-            "{peer} was restarted from its files and caught up to entry {target} after {}.",
+            "{peer} was restarted from its files and caught up with {MISSED_WRITES} writes, by a snapshot and the log \
+             behind it, after {}.",
             in_ms(took)
         ));
         Ok(took)
+    }
+
+    /// Every write that was acknowledged is there.
+    async fn read_everything(&self, kv: &Kv) -> Result<(), Failure> {
+        let entries = kv.list("key ", WRITES + 1).await?;
+        let expected = (0..WRITES).map(|number| {
+            let value = if number < MISSED_WRITES { MISSED_VALUE } else { VALUE };
+            (key(number).into_bytes(), format!("{value} {number}").into_bytes())
+        });
+        if !entries.into_iter().map(|entry| (entry.key, entry.value)).eq(expected) {
+            return Err(Failure::failed("a write that was acknowledged is not there"));
+        }
+        self.step(format_args!("All {WRITES} keys were read back, each with the value written last."));
+        Ok(())
     }
 
     async fn most_applied(&self, client: &Client) -> Index {
@@ -234,6 +243,23 @@ impl Tour {
     fn step(&self, text: impl std::fmt::Display) {
         self.output.say(format_args!("{:>5.1} s  {text}", self.started.elapsed().as_secs_f64()));
     }
+}
+
+/// Puts that many keys by several writers at once, and tells how long it took.
+async fn put_many(kv: &Arc<Kv>, count: usize, value: &'static str) -> Result<Duration, Failure> {
+    let started = Instant::now();
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let kv = Arc::clone(kv);
+        writers.spawn(async move {
+            for number in (writer..count).step_by(WRITERS) {
+                kv.put(key(number), format!("{value} {number}")).await?;
+            }
+            Ok::<_, Failure>(())
+        });
+    }
+    writers.join_all().await.into_iter().collect::<Result<(), _>>()?;
+    Ok(started.elapsed())
 }
 
 /// What the demo measured.

@@ -50,7 +50,8 @@ impl Dev {
 
     fn explain(&self, local: &Local, output: Output) {
         let peers: Vec<_> = local.peers().iter().map(ToString::to_string).collect();
-        let certs = local.certs();
+        // Absolute, for those who change folders.
+        let certs = std::path::absolute(local.certs()).unwrap_or_else(|_| local.certs());
         let text = format!(
             "A kv cluster runs on {count} nodes of this machine. Try, in another terminal:\n\n  \
              export ZRAFT_CERTS={certs}\n  \

@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use tokio::task::JoinSet;
 
 use crate::cli::cert;
 use crate::cli::cluster::BUNDLED_KV;
@@ -77,19 +78,12 @@ impl Local {
 
     /// Stops a node and waits for it.
     pub(super) async fn stop_node(&mut self, number: usize) -> Result<(), Failure> {
-        let Some(node) = self.nodes[number].take() else { return Ok(()) };
-        match tokio::task::spawn_blocking(move || node.stop()).await {
-            Ok(stopped) => Ok(stopped?),
-            Err(_) => Err(Failure::failed("a node panicked: a defect of zraft")),
-        }
+        stop_all(self.nodes[number].take()).await
     }
 
     /// Stops all nodes.
-    pub(super) async fn stop(mut self) -> Result<(), Failure> {
-        for number in 0..self.nodes.len() {
-            self.stop_node(number).await?;
-        }
-        Ok(())
+    pub(super) async fn stop(self) -> Result<(), Failure> {
+        stop_all(self.nodes.into_iter().flatten()).await
     }
 
     /// The folder with all certificates.
@@ -128,6 +122,15 @@ impl Local {
         let (peers, component) = (self.peers(), Bytes::from_static(BUNDLED_KV));
         Ok(client.create(NewCluster { peers, component, config: Bytes::new(), settings }).await?)
     }
+}
+
+/// Stops nodes at once and waits for them.
+async fn stop_all(nodes: impl IntoIterator<Item = Node>) -> Result<(), Failure> {
+    let mut stops = JoinSet::new();
+    for node in nodes {
+        stops.spawn_blocking(move || node.stop());
+    }
+    stops.join_all().await.into_iter().try_for_each(|stopped| Ok(stopped?))
 }
 
 /// The CA in a folder, made if there is none.

@@ -311,3 +311,74 @@ impl State {
         self.peers.iter().all(|peer| attempts.iter().any(|(failed, _)| failed == peer))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(name: &str) -> PeerId {
+        format!("{name}@127.0.0.1:7400").parse().unwrap()
+    }
+
+    fn state(fail_timeout: Duration) -> State {
+        let options = SessionOptions { fail_timeout, leader_fail_timeout: fail_timeout, ..SessionOptions::default() };
+        let peers = vec![peer("a"), peer("b"), peer("c")];
+        State { peers, options, leader: None, failed_at: HashMap::new(), next: 0 }
+    }
+
+    fn chosen(state: &mut State, count: usize) -> String {
+        (0..count).map(|_| state.choose().unwrap().name().to_owned()).collect()
+    }
+
+    #[test]
+    fn without_a_leader_peers_take_turns() {
+        assert_eq!(chosen(&mut state(Duration::MAX), 5), "abcab");
+    }
+
+    #[test]
+    fn a_peer_that_failed_is_passed_over_while_others_are_left() {
+        let mut state = state(Duration::MAX);
+        state.failed(&peer("b"));
+        assert_eq!(chosen(&mut state, 4), "acac");
+        state.failed(&peer("a"));
+        state.failed(&peer("c"));
+        assert_eq!(chosen(&mut state, 3), "abc", "all have failed: any may be back");
+        state.succeeded(&peer("b"), false);
+        assert_eq!(chosen(&mut state, 2), "bb");
+    }
+
+    #[test]
+    fn a_failure_is_forgotten_after_a_while() {
+        let mut state = state(Duration::ZERO);
+        state.failed(&peer("b"));
+        assert_eq!(chosen(&mut state, 3), "abc");
+    }
+
+    #[test]
+    fn the_leader_is_asked_first_until_it_fails() {
+        let mut state = state(Duration::MAX);
+        state.succeeded(&peer("b"), false);
+        assert_eq!(chosen(&mut state, 1), "a", "who answers a read need not lead");
+        state.succeeded(&peer("b"), true);
+        assert_eq!(chosen(&mut state, 3), "bbb");
+        state.failed(&peer("b"));
+        assert_eq!(chosen(&mut state, 2), "ca");
+        assert!(!state.follow(peer("b")), "what others say of a peer that has just failed is likely old");
+        assert!(state.follow(peer("d")), "a leader that was not given is taken in");
+        assert_eq!(chosen(&mut state, 2), "dd");
+    }
+
+    #[test]
+    fn all_have_failed_only_when_each_has() {
+        let state = state(Duration::MAX);
+        let failure = |name: &str| (peer(name), CallError::Mismatched { node: peer(name).node().clone() });
+        assert!(!state.all_failed(&[failure("a"), failure("b"), failure("a")]));
+        assert!(state.all_failed(&[failure("c"), failure("a"), failure("b")]));
+    }
+
+    #[test]
+    fn without_peers_there_is_nobody_to_ask() {
+        let mut state = State { peers: vec![], ..state(Duration::MAX) };
+        assert!(state.choose().is_none());
+    }
+}

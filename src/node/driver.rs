@@ -29,6 +29,8 @@ use crate::types::{ClusterId, Incarnation, NodeAddr, PeerId};
 
 /// Events that wait for the loop. Who brings more has to wait.
 pub(super) const MAX_EVENTS: usize = 4096;
+/// Requests of clients that wait for their answer, over all peers of the node.
+const MAX_WAITING_CLIENTS: usize = 1 << 16;
 /// Events taken into one round.
 const MAX_EVENTS_PER_ROUND: usize = 512;
 
@@ -254,6 +256,10 @@ impl Driver {
         };
         if let Some(reason) = &peer.stopped {
             let _ = reply.send(Reply::Failed(RequestError::PeerStopped { reason: reason.clone() }));
+            return None;
+        }
+        if self.waiting.len() >= MAX_WAITING_CLIENTS {
+            let _ = reply.send(Reply::Failed(RequestError::Overloaded));
             return None;
         }
         let ticket = Ticket(self.next_ticket);

@@ -4,6 +4,7 @@
 //! has work takes turns, one job each.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -123,7 +124,8 @@ impl Shared {
     fn work_until_stopped(&self) {
         while let Some(turn) = self.next_turn() {
             match turn {
-                Turn::Task(task) => task(),
+                // Whoever waits for the task finds that it gave no answer.
+                Turn::Task(task) => drop(catch_unwind(AssertUnwindSafe(task))),
                 Turn::Peer(incarnation) => self.run_one_job(incarnation),
             }
         }
@@ -144,8 +146,15 @@ impl Shared {
 
     fn run_one_job(&self, incarnation: Incarnation) {
         let Some((mut host, job)) = self.take(incarnation) else { return };
-        if let Some(event) = host.run(job) {
-            (self.sink)(incarnation, event);
+        // A defect met in one peer's job must not take the thread, and with it its neighbours. The peer stops.
+        match catch_unwind(AssertUnwindSafe(|| host.run(job))) {
+            Ok(Some(event)) => (self.sink)(incarnation, event),
+            Ok(None) => {}
+            Err(_) => {
+                let reason = "a job of its machine panicked: a defect of zraft; the node's log tells more";
+                (self.sink)(incarnation, HostEvent::Stopped(reason.to_owned()));
+                return;
+            }
         }
         self.put_back(incarnation, host);
     }

@@ -157,6 +157,7 @@ impl Host {
     /// Writes a snapshot and restores a second machine from it: the log behind a snapshot goes, so a snapshot that a
     /// backend cannot read back must never count.
     fn write_and_prove_snapshot(&mut self, meta: &SnapshotMeta) -> Result<(), HostError> {
+        assert_eq!(self.machine().applied(), meta.position, "a snapshot is due when its turn among the jobs comes");
         let snapshots = self.store.snapshots();
         let incarnation = self.incarnation;
         let header = SnapshotHeader {

@@ -153,6 +153,8 @@ impl HostedPeer {
     fn status(&self, incarnation: Incarnation) -> PeerStatus {
         let raft = self.replica.raft().status();
         let (applied, chain) = self.replica.machine();
+        let mut members: Vec<_> = self.replica.raft().configuration().voters.values().cloned().collect();
+        members.sort();
         PeerStatus {
             peer: self.record.peer.clone(),
             incarnation,
@@ -161,7 +163,7 @@ impl HostedPeer {
             role: raft.role,
             term: raft.term,
             leader: self.replica.leader(),
-            members: self.replica.raft().configuration().voters.values().cloned().collect(),
+            members,
             last: raft.last.index,
             first: raft.first,
             commit: raft.commit,

@@ -250,3 +250,59 @@ impl Lifecycle {
 fn random_u64() -> Result<u64, getrandom::Error> {
     getrandom::u64()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::Payload;
+
+    fn spec(cluster: u128, peers: &[&str]) -> ClusterSpec {
+        ClusterSpec {
+            cluster: ClusterId(cluster),
+            peers: peers.iter().zip(1..).map(|(peer, id)| (Incarnation(id), peer.parse().unwrap())).collect(),
+            component: Digest::of(&cluster.to_le_bytes()),
+            config: Bytes::new(),
+            settings: crate::settings::Settings::default(),
+            time_ms: 7,
+        }
+    }
+
+    #[test]
+    fn a_reservation_holds_names_and_component_until_it_expires() {
+        let mut reservations = Reservations::default();
+        let spec = spec(1, &["kv@h:1", "kv@h:2"]);
+        reservations.add(spec.clone(), 100);
+        assert!(reservations.has(&"kv@h:2".parse().unwrap()));
+        assert!(!reservations.has(&"kv@h:3".parse().unwrap()));
+        assert!(!reservations.expire(100 + PREPARED_MS - 1));
+        assert_eq!(reservations.components().collect::<Vec<_>>(), [spec.component]);
+        assert!(reservations.expire(100 + PREPARED_MS));
+        assert_eq!(reservations.components().count(), 0);
+        assert_eq!(reservations.take(spec.cluster), None, "too late to start it");
+    }
+
+    #[test]
+    fn reservations_are_bounded() {
+        let mut reservations = Reservations::default();
+        for cluster in 0..MAX_RESERVATIONS as u128 {
+            assert!(!reservations.is_full());
+            reservations.add(spec(cluster, &["kv@h:1"]), 0);
+        }
+        assert!(reservations.is_full());
+    }
+
+    #[test]
+    fn each_node_makes_its_own_peers_and_all_begin_alike() {
+        let spec = spec(1, &["a@h:1", "b@h:2", "c@h:1"]);
+        let names = |node: &str| -> Vec<String> {
+            let node = node.parse().unwrap();
+            spec.records_on(&node).map(|(_, record)| record.peer.name().to_owned()).collect()
+        };
+        assert_eq!((names("h:1"), names("h:2")), (vec!["a".to_owned(), "c".to_owned()], vec!["b".to_owned()]));
+        assert_eq!(spec.nodes().len(), 2);
+        assert_eq!(spec.failures_on(&"h:1".parse().unwrap(), "why").len(), 2);
+        let Payload::Membership(configuration) = &spec.bootstrap().entries[0].payload else { panic!() };
+        assert_eq!(configuration.voters.len(), 3);
+        assert_eq!(spec.bootstrap().entries[0].time_ms, spec.time_ms);
+    }
+}

@@ -2,10 +2,10 @@
 //!
 //! Threads and who owns what:
 //!
-//! - the *network thread* runs a tokio runtime of its own with the QUIC endpoint, its connections ([`listener`],
-//!   [`network`]) and the loop that owns all replicas ([`driver`]);
+//! - the *network thread* runs a tokio runtime of its own with the QUIC endpoint, its connections (`listener`,
+//!   `network`) and the loop that owns all replicas (`driver`);
 //! - the *store's writer thread* makes what waits durable, all peers in one commit;
-//! - the *guest threads* run the users' components, each peer's in a [`host`], by turns ([`guests`]).
+//! - the *guest threads* run the users' components, each peer's in a `host`, by turns (`guests`).
 //!
 //! They talk by queues with bounds; no lock is held while anything waits.
 

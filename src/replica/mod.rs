@@ -4,7 +4,7 @@
 //! and reports back by calls, in any interleaving. The machine itself runs elsewhere (a guest may compute for long):
 //! the replica gives out [`Job`]s for it, in the one order they must run, and hears what became of them.
 //!
-//! - [`writes`](self) are proposed in batches: all that came in since the last `effects` is one append.
+//! - writes are proposed in batches: all that came in since the last `effects` is one append.
 //! - reads are linearizable (ReadIndex, thesis section 6.4): all that came in since the last `effects` share one
 //!   confirmation, and are answered once the machine has applied the index it gave.
 //! - a snapshot is due after `max_log_count` entries.

@@ -75,7 +75,7 @@ impl Wasm {
     /// Compiles a component, or takes its compiled form from the cache, and checks it against the contract.
     ///
     /// Compiling takes from 50 ms for a small component to seconds for one that brings a language's runtime, and much
-    /// memory. It leaves the compiled form in the cache, so a process of its own can do it ahead.
+    /// memory.
     ///
     /// # Errors
     /// [`ComponentError`] says what is wrong with the component; its variant `Host`, what is wrong with this node.
@@ -91,8 +91,8 @@ impl Wasm {
     }
 
     /// Whether [`Self::compile`] would find the component in the cache.
-    #[must_use]
-    pub fn has_compiled(&self, digest: Digest) -> bool {
+    #[cfg(test)]
+    pub(super) fn has_compiled(&self, digest: Digest) -> bool {
         self.cached_path(digest).exists()
     }
 
