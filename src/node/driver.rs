@@ -80,6 +80,8 @@ pub(super) struct Parts {
     pub(super) node: NodeAddr,
     pub(super) raft: raft::Config,
     pub(super) tick: std::time::Duration,
+    /// Randomness of this life of the process.
+    pub(super) seed: u64,
     pub(super) store: Store,
     pub(super) guests: Guests,
     pub(super) guest_threads: GuestThreads,

@@ -35,10 +35,8 @@ pub(super) struct Starting {
 impl Driver {
     /// Starts hosting a peer whose files are there.
     pub(super) fn host(&mut self, incarnation: Incarnation, record: PeerRecord, restored: Restored) {
-        let mut seed = [0; 8];
-        // Without randomness elections may collide, but nothing is unsafe.
-        let _ = getrandom::fill(&mut seed);
-        let seed = u64::from_le_bytes(seed) ^ incarnation.0;
+        // Another for each peer and each life of the process: names of reads must not come twice.
+        let seed = self.parts.seed ^ incarnation.0;
         let snapshot = restored.snapshot.clone();
         let settings = record.genesis.settings;
         let replica = Replica::new(incarnation, self.parts.raft.clone(), settings, restored, seed);

@@ -26,6 +26,8 @@ use crate::types::{ClusterId, Digest, Incarnation, NodeAddr, PeerId};
 
 /// How long a node keeps names and component of a cluster that was prepared and not started, in milliseconds.
 pub(super) const PREPARED_MS: u64 = 120_000;
+/// Longest reason for a failure: those of all peers must fit into one answer.
+const MAX_REASON_CHARS: usize = 1000;
 /// Most clusters in preparation on a node.
 const MAX_RESERVATIONS: usize = 64;
 
@@ -71,7 +73,8 @@ impl ClusterSpec {
     /// One reason for all peers on a node.
     pub(super) fn failures_on(&self, node: &NodeAddr, reason: &str) -> Vec<PeerFailure> {
         let here = self.peers.iter().filter(|(_, peer)| peer.node() == node);
-        here.map(|(_, peer)| PeerFailure { peer: peer.clone(), reason: reason.to_owned() }).collect()
+        let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
+        here.map(|(_, peer)| PeerFailure { peer: peer.clone(), reason: reason.clone() }).collect()
     }
 }
 

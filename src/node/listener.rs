@@ -1,6 +1,7 @@
 //! The way into a node: connections become tasks, frames become events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -17,13 +18,16 @@ use crate::protocol::{
 use crate::raft::Message;
 use crate::store::{Snapshots, StoreError};
 use crate::transport::{
-    BulkBody, CloseCode, Connection, FrameReader, FrameWriter, Incoming, PeerReceiver, Protocol, RecvStream, Role,
-    SendStream, accept_bulk,
+    BulkBody, CloseCode, Connection, FrameError, FrameReader, FrameWriter, Incoming, PeerReceiver, Protocol,
+    RecvStream, Role, SendStream, accept_bulk,
 };
 use crate::types::NodeAddr;
 
-/// Components being uploaded to a node at a time: each may be held in memory whole.
+/// Components that clients upload to a node at a time, and as many that other nodes hand to it: each is held in memory
+/// whole. They are counted apart: clusters that are created by two nodes at once must not wait for each other.
 const MAX_UPLOADS: usize = 4;
+/// How long a client may take to upload a component.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What connections need of their node.
 #[derive(Clone)]
@@ -31,13 +35,14 @@ pub(super) struct Listener {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) lifecycle: Lifecycle,
     pub(super) snapshots: Snapshots,
-    pub(super) uploads: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    handed_on: Arc<Semaphore>,
 }
 
 impl Listener {
     pub(super) fn new(lifecycle: Lifecycle, snapshots: Snapshots) -> Self {
-        let uploads = Arc::new(Semaphore::new(MAX_UPLOADS));
-        Self { events: lifecycle.events.clone(), lifecycle, snapshots, uploads }
+        let permits = || Arc::new(Semaphore::new(MAX_UPLOADS));
+        Self { events: lifecycle.events.clone(), lifecycle, snapshots, uploads: permits(), handed_on: permits() }
     }
 
     /// Serves connections until the endpoint is closed.
@@ -89,12 +94,7 @@ impl Listener {
         }
     }
 
-    async fn serve_request(
-        &self,
-        identity: &Role,
-        send: SendStream,
-        recv: RecvStream,
-    ) -> Result<(), crate::transport::FrameError> {
+    async fn serve_request(&self, identity: &Role, send: SendStream, recv: RecvStream) -> Result<(), FrameError> {
         let mut reader = FrameReader::new(recv, MAX_REQUEST_FRAME_BYTES);
         let mut writer = FrameWriter::new(send, MAX_FRAME_BYTES);
         let Some(frame) = reader.next().await? else { return Ok(()) };
@@ -107,12 +107,7 @@ impl Listener {
         Ok(())
     }
 
-    async fn answer(
-        &self,
-        identity: &Role,
-        request: Request,
-        reader: &mut FrameReader,
-    ) -> Result<Reply, crate::transport::FrameError> {
+    async fn answer(&self, identity: &Role, request: Request, reader: &mut FrameReader) -> Result<Reply, FrameError> {
         let answer = match request {
             Request::Write { data, .. } | Request::Query { request: data, .. } if data.len() > MAX_DATA_BYTES => {
                 Err(invalid(format!("{} bytes are more than the {MAX_DATA_BYTES} of a command or query", data.len())))
@@ -138,21 +133,21 @@ impl Listener {
         &self,
         create: CreateCluster,
         reader: &mut FrameReader,
-    ) -> Result<Result<Reply, RequestError>, crate::transport::FrameError> {
+    ) -> Result<Result<Reply, RequestError>, FrameError> {
         if create.component_size_bytes > MAX_COMPONENT_BYTES {
             return Ok(Err(invalid(format!("a component has at most {MAX_COMPONENT_BYTES} bytes"))));
         }
         let _permit = self.uploads.acquire().await.expect("the semaphore is never closed");
-        let mut component = BytesMut::new();
-        while (component.len() as u64) < create.component_size_bytes {
-            let Some(chunk) = reader.next().await? else {
-                return Ok(Err(invalid("the component's bytes ended early".to_owned())));
-            };
-            component.extend_from_slice(&chunk);
-        }
+        let upload = read_upload(reader, create.component_size_bytes);
+        let Ok(upload) = tokio::time::timeout(UPLOAD_TIMEOUT, upload).await else {
+            return Ok(Err(invalid(format!("the component did not arrive within {} s", UPLOAD_TIMEOUT.as_secs()))));
+        };
+        let Some(component) = upload? else {
+            return Ok(Err(invalid("the component's bytes ended early".to_owned())));
+        };
         // If the client goes away meanwhile, the cluster is still created whole or not at all.
         let lifecycle = self.lifecycle.clone();
-        let creation = tokio::spawn(async move { lifecycle.create(create, component.freeze()).await });
+        let creation = tokio::spawn(async move { lifecycle.create(create, component).await });
         let created = creation.await.unwrap_or(Err(RequestError::Stopping));
         Ok(created.map(|cluster| Reply::Created { cluster }))
     }
@@ -181,7 +176,7 @@ impl Listener {
         let result = match request {
             BulkRequest::Snapshot(frame) => self.receive_snapshot(from, frame, &mut body).await,
             request => {
-                let _permit = self.uploads.acquire().await.expect("the semaphore is never closed");
+                let _permit = self.handed_on.acquire().await.expect("the semaphore is never closed");
                 match read_component(&mut body).await {
                     Ok(component) => self.lifecycle.carry_out(request, component).await.map_err(TransferError::Call),
                     Err(error) => Err(error),
@@ -238,6 +233,16 @@ enum TransferError {
     Call(#[from] CallError),
     #[error("{0}")]
     Refused(&'static str),
+}
+
+/// The component's bytes behind a client's request; nothing if they end early.
+async fn read_upload(reader: &mut FrameReader, size_bytes: u64) -> Result<Option<Bytes>, FrameError> {
+    let mut component = BytesMut::new();
+    while (component.len() as u64) < size_bytes {
+        let Some(chunk) = reader.next().await? else { return Ok(None) };
+        component.extend_from_slice(&chunk);
+    }
+    Ok(Some(component.freeze()))
 }
 
 async fn read_component(body: &mut BulkBody) -> Result<Bytes, TransferError> {

@@ -84,6 +84,9 @@ pub enum NodeError {
         /// What is wrong.
         source: codec::DecodeError,
     },
+    /// The system gave no randomness.
+    #[error("the system has no randomness: {0}")]
+    Randomness(#[from] getrandom::Error),
     /// The system gave no thread or runtime.
     #[error("the system refused a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -219,6 +222,7 @@ async fn run(
             node: node.clone(),
             raft: raft_config(),
             tick: Duration::from_millis(tuning.election_timeout_ms) / ELECTION_TICKS,
+            seed: getrandom::u64()?,
             store,
             guests,
             guest_threads,
