@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::cli::output::Failure;
 use crate::client::{Client, LightSession};
-use crate::transport::{Credentials, TlsFiles};
+use crate::transport::{Credentials, TlsError, TlsFiles};
 use crate::types::{ParseError, PeerId};
 
 /// Whose certificate to use.
@@ -23,7 +23,15 @@ pub(super) struct Identity {
 impl Identity {
     /// A client with that certificate. Must be called within a runtime.
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        let credentials = Credentials::load(&TlsFiles::in_folder(&self.certs, &self.name))?;
+        let hint = |error: TlsError| {
+            let certs = self.certs.display();
+            Failure::usage(format!(
+                "{error}; --certs (or ZRAFT_CERTS) says where certificates are, now {certs}, and --as whose to use, now \
+                 {name}; `zraft cert client {name} --certs {certs}` makes one where the CA's key is",
+                name = self.name,
+            ))
+        };
+        let credentials = Credentials::load(&TlsFiles::in_folder(&self.certs, &self.name)).map_err(hint)?;
         Ok(Client::new(credentials)?)
     }
 

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::cli::local::{Local, bind};
+use crate::cli::local::{Local, bind_any};
 use crate::cli::output::{Failure, Output};
 use crate::cli::{log, runtime};
 use crate::client::{Client, Kv, KvError, LightSession, SessionError, SessionOptions};
@@ -68,7 +68,7 @@ struct Tour {
 impl Tour {
     fn new(folder: &std::path::Path, output: Output) -> Result<Self, Failure> {
         let started = Instant::now();
-        let sockets = (0..NODES).map(|_| bind(0)).collect::<Result<_, _>>()?;
+        let sockets = (0..NODES).map(|_| bind_any()).collect::<Result<_, _>>()?;
         Ok(Self { output, local: Local::start(folder, sockets)?, started })
     }
 

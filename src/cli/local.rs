@@ -147,7 +147,24 @@ fn authority(certs: &Path) -> Result<CertificateAuthority, Failure> {
     Ok(authority)
 }
 
-/// A socket on this machine: on that port, or any free one for 0.
+/// A socket on that port of this machine.
 pub(super) fn bind(port: u16) -> Result<UdpSocket, Failure> {
     Ok(transport::bind(([127, 0, 0, 1], port).into())?)
+}
+
+/// A socket on a free port of this machine, below the ports that the system gives to clients: one of those might be
+/// given away while its node is down.
+pub(super) fn bind_any() -> Result<UdpSocket, Failure> {
+    const PORTS: std::ops::Range<u32> = 20_000..30_000;
+    const ATTEMPTS: usize = 100;
+    let mut last = Failure::failed("no port was tried");
+    for _ in 0..ATTEMPTS {
+        let random = getrandom::u32().map_err(|error| Failure::failed(format!("no randomness: {error}")))?;
+        let port = PORTS.start + random % (PORTS.end - PORTS.start);
+        match bind(u16::try_from(port).expect("the range is of ports")) {
+            Ok(socket) => return Ok(socket),
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
 }

@@ -26,7 +26,7 @@ use output::{Failure, Output};
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Print results as one line of JSON.
+    /// Print results as JSON, a line each.
     #[arg(long, global = true)]
     json: bool,
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -28,11 +29,8 @@ impl Nodes {
     /// Starts nodes, and returns once each answers.
     pub fn start(count: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // All are bound before any is released, so that they differ.
-        let sockets: Vec<_> = (0..count).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-        let addresses: Vec<NodeAddr> =
-            sockets.iter().map(|socket| socket.local_addr().unwrap().to_string().parse().unwrap()).collect();
-        drop(sockets);
+        let address = |port: u16| format!("127.0.0.1:{port}").parse().unwrap();
+        let addresses: Vec<NodeAddr> = (0..count).map(|_| address(free_port())).collect();
         let mut nodes = Self { folder, addresses, processes: (0..count).map(|_| None).collect() };
         nodes.run_ok(&["cert", "ca"]);
         nodes.run_ok(&["cert", "client", "admin", "--admin"]);
@@ -197,6 +195,19 @@ impl Drop for Nodes {
             for number in 0..self.addresses.len() {
                 eprintln!("--- log of node {number}\n{}", self.log(number));
             }
+        }
+    }
+}
+
+/// A UDP port that is free and stays so while its node is down: below those that the system gives to clients.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at once begin at different places.
+    let begin = u16::try_from(std::process::id() % 500).unwrap() * 40;
+    loop {
+        let port = 10_000 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::harness::until;
+use crate::harness::{free_port, until};
 
 #[test]
 fn the_demo_ends_well_and_says_what_it_measured() {
@@ -17,7 +17,7 @@ fn the_demo_ends_well_and_says_what_it_measured() {
 #[test]
 fn dev_keeps_its_data() {
     let folder = tempfile::tempdir().unwrap();
-    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let zraft = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zraft"));
         command.args(arguments).current_dir(folder.path()).env("ZRAFT_CERTS", folder.path().join("zraft-dev/certs"));
@@ -29,7 +29,7 @@ fn dev_keeps_its_data() {
         let mut dev = zraft(&["dev", "--nodes", "1", "--port", &port]).stdout(Stdio::null()).spawn().unwrap();
         until("the cluster answers", || zraft(&["kv", "list", &peer]).output().unwrap().status.success());
         if run == 0 {
-            assert!(zraft(&["kv", "put", &peer, "a", "1"]).status().unwrap().success());
+            assert!(zraft(&["kv", "put", &peer, "a", "1"]).output().unwrap().status.success());
         } else {
             assert_eq!(zraft(&["kv", "get", &peer, "a"]).output().unwrap().stdout, b"1\n");
         }
