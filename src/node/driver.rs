@@ -306,6 +306,9 @@ impl Driver {
 
     fn host_event(&mut self, incarnation: Incarnation, event: HostEvent) {
         if let HostEvent::Answered(answers) = event {
+            if let Some(peer) = self.running(incarnation) {
+                peer.replica.answered(answers.len());
+            }
             for (ticket, result) in answers {
                 let reply = result.map_or_else(Reply::Failed, |reply| Reply::Answered { reply });
                 self.reply(ticket, reply);

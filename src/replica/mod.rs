@@ -10,6 +10,8 @@
 //! - a snapshot is due after `max_log_count` entries.
 
 mod reads;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 use bytes::Bytes;
@@ -111,7 +113,7 @@ struct JobOrder {
 }
 
 impl Replica {
-    /// Most writes and most reads that wait at a time.
+    /// Most writes and most reads that wait at a time. Reads wait until the machine has answered them.
     pub const MAX_WAITING: usize = 1 << 16;
 
     /// A peer as its store knows it. `seed` feeds the randomness of elections. Its machine must first be started, or
@@ -126,12 +128,11 @@ impl Replica {
             snapshot: position.index,
             snapshot_in_progress: false,
         };
-        let reads = Reads::new(u64::from(config.values().election_ticks));
         Self {
             raft: Raft::new(id, config, restored, seed),
             settings,
             writes: Writes::default(),
-            reads,
+            reads: Reads::default(),
             jobs,
             applied: position.index,
             chain: HashChain::default(),
@@ -143,7 +144,7 @@ impl Replica {
     pub fn tick(&mut self, now: Now) {
         self.raft.tick(now.wall_ms);
         self.writes.expire(now.monotonic_ms, &mut self.answers);
-        self.reads.tick(now.monotonic_ms, &mut self.answers);
+        self.reads.expire(now.monotonic_ms, &mut self.answers);
     }
 
     /// A message from another peer. A [`raft::Message::Snapshot`] comes once its file is durable here.
@@ -212,6 +213,12 @@ impl Replica {
     /// The snapshot that a job asked for could not be written. Another is due after `max_log_count` more entries.
     pub fn snapshot_failed(&mut self) {
         self.jobs.snapshot_in_progress = false;
+    }
+
+    /// The machine has answered this many of the queries that jobs gave it. Until then they count as waiting, so that
+    /// a machine that does not keep up is not given more and more.
+    pub fn answered(&mut self, count: usize) {
+        self.reads.answered(count);
     }
 
     /// A snapshot has reached its receiver, or could not be sent.
