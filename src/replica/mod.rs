@@ -128,10 +128,11 @@ impl Replica {
             snapshot: position.index,
             snapshot_in_progress: false,
         };
+        let writes = Writes::new(config.values().max_uncommitted_bytes);
         Self {
             raft: Raft::new(id, config, restored, seed),
             settings,
-            writes: Writes::default(),
+            writes,
             reads: Reads::default(),
             jobs,
             applied: position.index,
@@ -155,13 +156,13 @@ impl Replica {
     /// A client wants to write. `data` is an encoded [`Command`](crate::machine::Command). It is proposed with the
     /// next [`Replica::effects`].
     pub fn write(&mut self, ticket: Ticket, data: Bytes, deadline_ms: u64) {
-        if self.writes.len() >= Self::MAX_WAITING {
-            self.refuse(ticket, RequestError::Overloaded);
-        } else if self.raft.is_leader() {
-            self.writes.add(ticket, data, deadline_ms);
-        } else {
+        if !self.raft.is_leader() {
             let leader = self.leader();
             self.refuse(ticket, RequestError::NotLeader { leader });
+        } else if self.writes.has_room_for(&data) {
+            self.writes.add(ticket, data, deadline_ms);
+        } else {
+            self.refuse(ticket, RequestError::Overloaded);
         }
     }
 
