@@ -117,7 +117,7 @@ impl Replica {
     pub const MAX_WAITING: usize = 1 << 16;
 
     /// A peer as its store knows it. `seed` feeds the randomness of elections. Its machine must first be started, or
-    /// restored from `restored.snapshot` if there is one.
+    /// restored from `restored.snapshot` if there is one; the latter is reported by [`Replica::restored`].
     #[must_use]
     pub fn new(id: Incarnation, config: raft::Config, settings: Settings, restored: Restored, seed: u64) -> Self {
         let snapshot = restored.snapshot.as_ref();
@@ -135,7 +135,7 @@ impl Replica {
             writes,
             reads: Reads::default(),
             jobs,
-            applied: position.index,
+            applied: Index::ZERO,
             chain: HashChain::default(),
             answers: Vec::new(),
         }
@@ -198,7 +198,7 @@ impl Replica {
         self.writes.applied(applied, &mut self.answers);
     }
 
-    /// The machine is the one of this snapshot.
+    /// The machine is the one of this snapshot: one that a job asked for, or the one that the peer started with.
     pub fn restored(&mut self, meta: &SnapshotMeta, chain: HashChain) {
         self.chain = chain;
         self.applied = meta.position.index;
@@ -294,7 +294,7 @@ impl Replica {
         &self.raft
     }
 
-    /// The last entry that the machine has applied, and its hash chain there.
+    /// The last entry that the machine has reported applied, and its hash chain there; zeros before its first report.
     #[must_use]
     pub fn machine(&self) -> (Index, HashChain) {
         (self.applied, self.chain)

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::*;
 use crate::machine::BackendReply;
 use crate::raft::{
-    AppendReply, ConfigValues, Configuration, MemStorage, Message, Payload, RoleName, Write as DiskWrite,
+    AppendReply, ConfigValues, Configuration, HardState, MemStorage, Message, Payload, RoleName, Write as DiskWrite,
 };
 use crate::types::{Digest, Term};
 
@@ -256,4 +256,19 @@ fn what_the_machine_reached_and_its_chain_are_said_together() {
     hands.work();
     let last = hands.last();
     assert_eq!(hands.replica.machine(), (last, chain_at(last)));
+}
+
+#[test]
+fn a_restarted_replica_says_nothing_of_its_machine_before_it_knows_the_chain() {
+    let mut restored = Restored::default();
+    let mut write = DiskWrite::new(WriteToken(1));
+    write.hard_state = Some(HardState { term: Term(2), vote: None, commit: Index(9) });
+    write.snapshot = Some(meta(2, 9));
+    write.discard_through = Some(meta(2, 9).position);
+    restored.replay(&write).unwrap();
+    let mut replica = Replica::new(ME, raft::Config::default(), settings(), restored, 7);
+    assert_eq!(replica.machine(), (Index::ZERO, HashChain::default()));
+    replica.restored(&meta(2, 9), chain_at(Index(9)));
+    assert_eq!(replica.machine(), (Index(9), chain_at(Index(9))));
+    assert_eq!(replica.raft().status().applied, Index(9));
 }
