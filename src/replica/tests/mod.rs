@@ -1,6 +1,7 @@
 //! One replica in the hands of a test, which plays the disk, the machine and the other peers.
 
 mod reads;
+mod snapshots;
 mod writes;
 
 use std::collections::BTreeMap;
