@@ -107,7 +107,8 @@ struct HostedPeer {
     replica: Replica,
     /// Set when the peer has stopped: why. It then takes part in nothing.
     stopped: Option<String>,
-    /// The write that makes a new snapshot the peer's own; older files may go once it is durable.
+    /// The write that makes a new snapshot the peer's own; older files may go once it is durable and the machine has
+    /// reached the snapshot.
     snapshot_write: Option<(WriteToken, LogPosition)>,
 }
 
@@ -278,7 +279,12 @@ impl Driver {
             Completion::Written(incarnation, token) => {
                 let Some(peer) = self.running(incarnation) else { return };
                 peer.replica.persisted(token);
-                let done = peer.snapshot_write.take_if(|(snapshot_token, _)| *snapshot_token <= token);
+                // A restore that the machine was told before may still need an older file.
+                let machine_at = peer.replica.machine().0;
+                let is_done = |(snapshot_token, position): &mut (WriteToken, LogPosition)| {
+                    *snapshot_token <= token && position.index <= machine_at
+                };
+                let done = peer.snapshot_write.take_if(is_done);
                 if let Some((_, position)) = done {
                     let snapshots = self.parts.store.snapshots();
                     tokio::task::spawn_blocking(move || {
