@@ -110,6 +110,8 @@ struct HostedPeer {
     /// The write that makes a new snapshot the peer's own; older files may go once it is durable and the machine has
     /// reached the snapshot.
     snapshot_write: Option<(WriteToken, LogPosition)>,
+    /// The last write that is durable.
+    durable: WriteToken,
 }
 
 /// A cluster whose peers here are being made durable. They live from then on.
@@ -279,24 +281,28 @@ impl Driver {
             Completion::Written(incarnation, token) => {
                 let Some(peer) = self.running(incarnation) else { return };
                 peer.replica.persisted(token);
-                // A restore that the machine was told before may still need an older file.
-                let machine_at = peer.replica.machine().0;
-                let is_done = |(snapshot_token, position): &mut (WriteToken, LogPosition)| {
-                    *snapshot_token <= token && position.index <= machine_at
-                };
-                let done = peer.snapshot_write.take_if(is_done);
-                if let Some((_, position)) = done {
-                    let snapshots = self.parts.store.snapshots();
-                    tokio::task::spawn_blocking(move || {
-                        if let Err(error) = snapshots.remove_before(incarnation, position) {
-                            tracing::warn!(peer = %incarnation, %error, "could not delete old snapshots");
-                        }
-                    });
-                }
+                peer.durable = token;
+                self.drop_old_snapshots(incarnation);
             }
             Completion::Created(incarnation) => self.created(incarnation),
             Completion::Removed(_) => {}
         }
+    }
+
+    /// Older snapshots may go once a newer one is durable as the peer's own and the machine has reached it: until then
+    /// the machine may yet restore one of them.
+    fn drop_old_snapshots(&mut self, incarnation: Incarnation) {
+        let Some(peer) = self.peers.get_mut(&incarnation) else { return };
+        let (durable, machine_at) = (peer.durable, peer.replica.machine().0);
+        let is_done =
+            |(token, position): &mut (WriteToken, LogPosition)| *token <= durable && position.index <= machine_at;
+        let Some((_, position)) = peer.snapshot_write.take_if(is_done) else { return };
+        let snapshots = self.parts.store.snapshots();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = snapshots.remove_before(incarnation, position) {
+                tracing::warn!(peer = %incarnation, %error, "could not delete old snapshots");
+            }
+        });
     }
 
     fn log_read(&mut self, incarnation: Incarnation, read: LogRead, entries: Result<Vec<Entry>, StoreError>) {
@@ -324,7 +330,10 @@ impl Driver {
         let Some(peer) = self.running(incarnation) else { return };
         match event {
             HostEvent::Applied(applied, chain) => peer.replica.applied(applied, chain),
-            HostEvent::Restored(meta, chain) => peer.replica.restored(&meta, chain),
+            HostEvent::Restored(meta, chain) => {
+                peer.replica.restored(&meta, chain);
+                self.drop_old_snapshots(incarnation);
+            }
             HostEvent::SnapshotTaken(meta) => peer.replica.snapshot_taken(meta),
             HostEvent::SnapshotFailed(reason) => {
                 tracing::error!(peer = %peer.record.peer, reason, "no snapshot could be taken; the log is kept");
@@ -427,7 +436,10 @@ impl Driver {
         self.parts.guests.add(incarnation, host);
         self.parts.guests.give(incarnation, HostJob::Start(snapshot));
         self.names.insert(record.peer.name().to_owned(), incarnation);
-        self.peers.insert(incarnation, HostedPeer { record, replica, stopped: None, snapshot_write: None });
+        self.peers.insert(
+            incarnation,
+            HostedPeer { record, replica, stopped: None, snapshot_write: None, durable: WriteToken::default() },
+        );
         self.touched.insert(incarnation);
     }
 
