@@ -22,10 +22,10 @@ use crate::node::hosting::{HostedPeer, Starting};
 use crate::node::lifecycle::{PeerRecord, Reservations};
 use crate::node::network::Network;
 use crate::protocol::{NodeStatus, PeerFailure, Reply, RequestError};
-use crate::raft::{self, Entry, Envelope, LogRead, Message};
+use crate::raft::{self, Entry, Envelope, LogRead, Message, WriteToken};
 use crate::replica::{Answer, Effects, Now, Query, Ticket};
 use crate::store::{Completion, Store, StoreError, StoredPeer};
-use crate::types::{ClusterId, Incarnation, NodeAddr, PeerId};
+use crate::types::{ClusterId, Incarnation, LogPosition, NodeAddr, PeerId};
 
 /// Events that wait for the loop. Who brings more has to wait.
 pub(super) const MAX_EVENTS: usize = 4096;
@@ -290,19 +290,28 @@ impl Driver {
             Completion::Written(incarnation, token) => {
                 let Some(peer) = self.running(incarnation) else { return };
                 peer.replica.persisted(token);
-                let done = peer.snapshot_write.take_if(|(snapshot_token, _)| *snapshot_token <= token);
-                if let Some((_, position)) = done {
-                    let snapshots = self.parts.store.snapshots();
-                    tokio::task::spawn_blocking(move || {
-                        if let Err(error) = snapshots.remove_before(incarnation, position) {
-                            tracing::warn!(peer = %incarnation, %error, "could not delete old snapshots");
-                        }
-                    });
-                }
+                peer.durable = token;
+                self.drop_old_snapshots(incarnation);
             }
             Completion::Created(incarnation) => self.created(incarnation),
             Completion::Removed(_) => {}
         }
+    }
+
+    /// Older snapshots may go once a newer one is durable as the peer's own and the machine has reached it: until then
+    /// the machine may yet restore one of them.
+    fn drop_old_snapshots(&mut self, incarnation: Incarnation) {
+        let Some(peer) = self.peers.get_mut(&incarnation) else { return };
+        let (durable, machine_at) = (peer.durable, peer.replica.machine().0);
+        let is_done =
+            |(token, position): &mut (WriteToken, LogPosition)| *token <= durable && position.index <= machine_at;
+        let Some((_, position)) = peer.snapshot_write.take_if(is_done) else { return };
+        let snapshots = self.parts.store.snapshots();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = snapshots.remove_before(incarnation, position) {
+                tracing::warn!(peer = %incarnation, %error, "could not delete old snapshots");
+            }
+        });
     }
 
     fn log_read(&mut self, incarnation: Incarnation, read: LogRead, entries: Result<Vec<Entry>, StoreError>) {
@@ -320,6 +329,9 @@ impl Driver {
 
     fn host_event(&mut self, incarnation: Incarnation, event: HostEvent) {
         if let HostEvent::Answered(answers) = event {
+            if let Some(peer) = self.running(incarnation) {
+                peer.replica.answered(answers.len());
+            }
             for (ticket, result) in answers {
                 let reply = result.map_or_else(Reply::Failed, |reply| Reply::Answered { reply });
                 self.reply(ticket, reply);
@@ -329,7 +341,10 @@ impl Driver {
         let Some(peer) = self.running(incarnation) else { return };
         match event {
             HostEvent::Applied(applied, chain) => peer.replica.applied(applied, chain),
-            HostEvent::Restored(meta, chain) => peer.replica.restored(&meta, chain),
+            HostEvent::Restored(meta, chain) => {
+                peer.replica.restored(&meta, chain);
+                self.drop_old_snapshots(incarnation);
+            }
             HostEvent::SnapshotTaken(meta) => peer.replica.snapshot_taken(meta),
             HostEvent::SnapshotFailed(reason) => {
                 tracing::error!(peer = %peer.record.peer, reason, "no snapshot could be taken; the log is kept");

@@ -81,10 +81,12 @@ impl Host {
         Self { incarnation, genesis, backends, store, snapshot: None, machine: None }
     }
 
-    /// Does one job. Nothing is said about a start that went well, nor about jobs of a machine that has stopped.
+    /// Does one job. Nothing is said about a start without a snapshot that went well, nor about jobs of a machine that
+    /// has stopped.
     pub(super) fn run(&mut self, job: HostJob) -> Option<HostEvent> {
         let done = match job {
-            HostJob::Start(snapshot) => self.start(snapshot).map(|()| None),
+            HostJob::Start(None) => self.start(None).map(|()| None),
+            HostJob::Start(Some(meta)) => self.restore(meta).map(Some),
             HostJob::Replica(_) if self.machine.is_none() => return None,
             HostJob::Replica(Job::Restore(meta)) => self.restore(meta).map(Some),
             HostJob::Replica(Job::Apply(entries)) => self.apply(&entries).map(Some),

@@ -21,8 +21,11 @@ pub(super) struct HostedPeer {
     pub(super) replica: Replica,
     /// Set when the peer has stopped: why. It then takes part in nothing.
     pub(super) stopped: Option<String>,
-    /// The write that makes a new snapshot the peer's own; older files may go once it is durable.
+    /// The write that makes a new snapshot the peer's own; older files may go once it is durable and the machine has
+    /// reached the snapshot.
     pub(super) snapshot_write: Option<(WriteToken, LogPosition)>,
+    /// The last write that is durable.
+    pub(super) durable: WriteToken,
 }
 
 /// A cluster whose peers here are being made durable. They live from then on.
@@ -45,7 +48,8 @@ impl Driver {
         self.parts.guests.add(incarnation, host);
         self.parts.guests.give(incarnation, HostJob::Start(snapshot));
         self.names.insert(record.peer.name().to_owned(), incarnation);
-        self.peers.insert(incarnation, HostedPeer { record, replica, stopped: None, snapshot_write: None });
+        let durable = WriteToken::default();
+        self.peers.insert(incarnation, HostedPeer { record, replica, stopped: None, snapshot_write: None, durable });
         self.touched.insert(incarnation);
     }
 

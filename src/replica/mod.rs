@@ -10,6 +10,8 @@
 //! - a snapshot is due after `max_log_count` entries.
 
 mod reads;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 use bytes::Bytes;
@@ -111,11 +113,11 @@ struct JobOrder {
 }
 
 impl Replica {
-    /// Most writes and most reads that wait at a time.
+    /// Most writes and most reads that wait at a time. Reads wait until the machine has answered them.
     pub const MAX_WAITING: usize = 1 << 16;
 
     /// A peer as its store knows it. `seed` feeds the randomness of elections. Its machine must first be started, or
-    /// restored from `restored.snapshot` if there is one.
+    /// restored from `restored.snapshot` if there is one; the latter is reported by [`Replica::restored`].
     #[must_use]
     pub fn new(id: Incarnation, config: raft::Config, settings: Settings, restored: Restored, seed: u64) -> Self {
         let snapshot = restored.snapshot.as_ref();
@@ -126,14 +128,14 @@ impl Replica {
             snapshot: position.index,
             snapshot_in_progress: false,
         };
-        let reads = Reads::new(u64::from(config.values().election_ticks));
+        let writes = Writes::new(config.values().max_uncommitted_bytes);
         Self {
             raft: Raft::new(id, config, restored, seed),
             settings,
-            writes: Writes::default(),
-            reads,
+            writes,
+            reads: Reads::default(),
             jobs,
-            applied: position.index,
+            applied: Index::ZERO,
             chain: HashChain::default(),
             answers: Vec::new(),
         }
@@ -143,7 +145,7 @@ impl Replica {
     pub fn tick(&mut self, now: Now) {
         self.raft.tick(now.wall_ms);
         self.writes.expire(now.monotonic_ms, &mut self.answers);
-        self.reads.tick(now.monotonic_ms, &mut self.answers);
+        self.reads.expire(now.monotonic_ms, &mut self.answers);
     }
 
     /// A message from another peer. A [`raft::Message::Snapshot`] comes once its file is durable here.
@@ -154,13 +156,13 @@ impl Replica {
     /// A client wants to write. `data` is an encoded [`Command`](crate::machine::Command). It is proposed with the
     /// next [`Replica::effects`].
     pub fn write(&mut self, ticket: Ticket, data: Bytes, deadline_ms: u64) {
-        if self.writes.len() >= Self::MAX_WAITING {
-            self.refuse(ticket, RequestError::Overloaded);
-        } else if self.raft.is_leader() {
-            self.writes.add(ticket, data, deadline_ms);
-        } else {
+        if !self.raft.is_leader() {
             let leader = self.leader();
             self.refuse(ticket, RequestError::NotLeader { leader });
+        } else if self.writes.has_room_for(&data) {
+            self.writes.add(ticket, data, deadline_ms);
+        } else {
+            self.refuse(ticket, RequestError::Overloaded);
         }
     }
 
@@ -196,7 +198,7 @@ impl Replica {
         self.writes.applied(applied, &mut self.answers);
     }
 
-    /// The machine is the one of this snapshot.
+    /// The machine is the one of this snapshot: one that a job asked for, or the one that the peer started with.
     pub fn restored(&mut self, meta: &SnapshotMeta, chain: HashChain) {
         self.chain = chain;
         self.applied = meta.position.index;
@@ -212,6 +214,12 @@ impl Replica {
     /// The snapshot that a job asked for could not be written. Another is due after `max_log_count` more entries.
     pub fn snapshot_failed(&mut self) {
         self.jobs.snapshot_in_progress = false;
+    }
+
+    /// The machine has answered this many of the queries that jobs gave it. Until then they count as waiting, so that
+    /// a machine that does not keep up is not given more and more.
+    pub fn answered(&mut self, count: usize) {
+        self.reads.answered(count);
     }
 
     /// A snapshot has reached its receiver, or could not be sent.
@@ -292,7 +300,7 @@ impl Replica {
         &self.raft
     }
 
-    /// The last entry that the machine has applied, and its hash chain there.
+    /// The last entry that the machine has reported applied, and its hash chain there; zeros before its first report.
     #[must_use]
     pub fn machine(&self) -> (Index, HashChain) {
         (self.applied, self.chain)

@@ -2,5 +2,6 @@
 
 mod hostile;
 mod peer;
+mod replica_sim;
 mod script;
 mod sim;

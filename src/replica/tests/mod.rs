@@ -1,0 +1,275 @@
+//! One replica in the hands of a test, which plays the disk, the machine and the other peers.
+
+mod reads;
+mod snapshots;
+mod writes;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::machine::BackendReply;
+use crate::raft::{
+    AppendReply, ConfigValues, Configuration, HardState, MemStorage, Message, Payload, RoleName, Write as DiskWrite,
+};
+use crate::types::{Digest, Term};
+
+const ME: Incarnation = Incarnation(1);
+const TWO: Incarnation = Incarnation(2);
+const THREE: Incarnation = Incarnation(3);
+const TICK_MS: u64 = 10;
+const ELECTION_TICKS: u32 = 10;
+const FOREVER_MS: u64 = u64::MAX;
+
+type WriteResult = Result<(Index, BackendReply), RequestError>;
+
+fn configuration(count: u64) -> Configuration {
+    let voter = |id: u64| (Incarnation(id), format!("p{id}@host:1").parse().unwrap());
+    Configuration { voters: (1..=count).map(voter).collect() }
+}
+
+fn address(id: Incarnation) -> Option<PeerId> {
+    configuration(3).address(id).cloned()
+}
+
+fn settings() -> Settings {
+    Settings { max_log_count: 1000, kept_log_count: 2, ..Settings::default() }
+}
+
+fn data(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn entry(term: u64, index: u64, payload: Payload) -> Entry {
+    Entry { term: Term(term), index: Index(index), time_ms: 0, payload }
+}
+
+fn meta(term: u64, index: u64) -> SnapshotMeta {
+    let position = LogPosition::new(Term(term), Index(index));
+    SnapshotMeta { position, time_ms: 0, configuration: configuration(3) }
+}
+
+/// A chain that names an index.
+fn chain_at(index: Index) -> HashChain {
+    HashChain(Digest::of(&index.0.to_le_bytes()))
+}
+
+/// The replica, and what it has asked for.
+struct Hands {
+    replica: Replica,
+    disk: MemStorage,
+    now_ms: u64,
+    messages: Vec<Envelope>,
+    jobs: Vec<Job>,
+    answers: BTreeMap<Ticket, WriteResult>,
+}
+
+impl Hands {
+    /// A peer of a new cluster.
+    fn new(peers: u64, settings: Settings, values: ConfigValues) -> Self {
+        let mut disk = MemStorage::default();
+        disk.write(&DiskWrite::bootstrap(configuration(peers), 0)).unwrap();
+        let config = raft::Config::new(values).unwrap();
+        let replica = Replica::new(ME, config, settings, disk.restored(), 7);
+        Self { replica, disk, now_ms: 0, messages: vec![], jobs: vec![], answers: BTreeMap::new() }
+    }
+
+    /// The leader of a cluster of one, with nothing left to do.
+    fn alone(settings: Settings) -> Self {
+        let mut hands = Self::new(1, settings, values());
+        hands.tick_until(RoleName::Leader);
+        hands.work();
+        hands.forget();
+        hands
+    }
+
+    fn follower() -> Self {
+        Self::new(3, settings(), values())
+    }
+
+    /// The leader of a cluster of three, in the term after the latest. The others have not heard of its entries.
+    fn leader() -> Self {
+        let mut hands = Self::follower();
+        hands.win();
+        hands
+    }
+
+    /// Wins an election by the vote of `TWO`.
+    fn win(&mut self) {
+        self.tick_until(RoleName::PreCandidate);
+        let term = self.replica.raft().term().next();
+        self.hear(TWO, term.0, Message::PreVoteReply { granted: true });
+        self.hear(TWO, term.0, Message::VoteReply { granted: true });
+        assert!(self.replica.raft().is_leader());
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.messages.clear();
+        self.jobs.clear();
+    }
+
+    fn term(&self) -> u64 {
+        self.replica.raft().term().0
+    }
+
+    fn last(&self) -> Index {
+        self.replica.raft().status().last.index
+    }
+
+    fn now(&self) -> Now {
+        Now { wall_ms: self.now_ms, monotonic_ms: self.now_ms }
+    }
+
+    /// Carries out all that is wanted but the machine's jobs. The disk is fast.
+    fn settle(&mut self) {
+        loop {
+            let effects = self.replica.effects(self.now());
+            if effects == Effects::default() {
+                return;
+            }
+            if let Some(write) = effects.write {
+                self.disk.write(&write).unwrap();
+                self.replica.persisted(write.token);
+            }
+            for read in effects.log_reads {
+                self.replica.log_read(read, self.disk.read(&read));
+            }
+            self.messages.extend(effects.messages);
+            self.jobs.extend(effects.jobs);
+            for Answer { ticket, result } in effects.answers {
+                assert!(self.answers.insert(ticket, result).is_none(), "{ticket:?} is answered twice");
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.now_ms += TICK_MS;
+        self.replica.tick(self.now());
+        self.settle();
+    }
+
+    fn tick_until(&mut self, role: RoleName) {
+        for _ in 0..10 * ELECTION_TICKS {
+            if self.replica.raft().status().role == role {
+                return;
+            }
+            self.tick();
+        }
+        panic!("still not a {role}");
+    }
+
+    fn hear(&mut self, from: Incarnation, term: u64, message: Message) {
+        self.hear_quietly(from, term, message);
+        self.settle();
+    }
+
+    /// Hears something without being asked what is to be done.
+    fn hear_quietly(&mut self, from: Incarnation, term: u64, message: Message) {
+        let now = self.now();
+        self.replica.step(Envelope { from, to: ME, term: Term(term), message }, now);
+    }
+
+    /// A leader's entries, behind the one at `prev`.
+    fn hear_entries(&mut self, from: Incarnation, term: u64, prev: (u64, u64), entries: Vec<Entry>, commit: u64) {
+        let prev = LogPosition::new(Term(prev.0), Index(prev.1));
+        self.hear(from, term, Message::Append { prev, entries, commit: Index(commit) });
+    }
+
+    /// `TWO` has everything that this leader has.
+    fn replicate(&mut self) {
+        let matched = self.last();
+        self.hear(TWO, self.term(), Message::AppendReply(AppendReply::Accepted { matched }));
+    }
+
+    fn write(&mut self, ticket: u64, text: &str) {
+        self.write_by(ticket, text, FOREVER_MS);
+    }
+
+    fn write_by(&mut self, ticket: u64, text: &str, deadline_ms: u64) {
+        self.replica.write(Ticket(ticket), data(text), deadline_ms);
+    }
+
+    fn query(&mut self, ticket: u64) {
+        self.query_by(ticket, FOREVER_MS);
+    }
+
+    fn query_by(&mut self, ticket: u64, deadline_ms: u64) {
+        self.replica.query(Query { ticket: Ticket(ticket), request: Bytes::new(), deadline_ms });
+    }
+
+    /// Has the machine do its jobs; it answers a command with the same bytes. Snapshots are left undone.
+    fn work(&mut self) {
+        while !self.jobs.is_empty() {
+            for job in std::mem::take(&mut self.jobs) {
+                match job {
+                    Job::Apply(entries) => self.apply(&entries),
+                    Job::Restore(meta) => self.replica.restored(&meta, chain_at(meta.position.index)),
+                    Job::Query(queries) => self.replica.answered(queries.len()),
+                    Job::Snapshot(_) => {}
+                }
+            }
+            self.settle();
+        }
+    }
+
+    fn apply(&mut self, entries: &[Entry]) {
+        let reply = |entry: &Entry| match &entry.payload {
+            Payload::Data(data) => Some(Ok(data.clone())),
+            Payload::Noop | Payload::Membership(_) => None,
+        };
+        let applied = entries.iter().map(|entry| Applied { position: entry.position(), reply: reply(entry) });
+        self.replica.applied(applied.collect(), chain_at(entries.last().unwrap().index));
+    }
+
+    fn answer(&self, ticket: u64) -> Option<&WriteResult> {
+        self.answers.get(&Ticket(ticket))
+    }
+
+    /// The tickets of each query job so far.
+    fn queries(&self) -> Vec<Vec<u64>> {
+        let tickets = |job: &Job| match job {
+            Job::Query(queries) => Some(queries.iter().map(|query| query.ticket.0).collect()),
+            _ => None,
+        };
+        self.jobs.iter().filter_map(tickets).collect()
+    }
+
+    fn heartbeat_rounds(&self) -> Vec<u64> {
+        let round = |envelope: &Envelope| match envelope.message {
+            Message::Heartbeat { round, .. } if envelope.to == TWO => Some(round),
+            _ => None,
+        };
+        self.messages.iter().filter_map(round).collect()
+    }
+}
+
+fn values() -> ConfigValues {
+    ConfigValues { election_ticks: ELECTION_TICKS, ..ConfigValues::default() }
+}
+
+#[test]
+fn what_the_machine_reached_and_its_chain_are_said_together() {
+    let mut hands = Hands::alone(settings());
+    hands.write(1, "a");
+    hands.settle();
+    hands.work();
+    let last = hands.last();
+    assert_eq!(hands.replica.machine(), (last, chain_at(last)));
+}
+
+#[test]
+fn a_restarted_replica_says_nothing_of_its_machine_before_it_knows_the_chain() {
+    let mut restored = Restored::default();
+    let mut write = DiskWrite::new(WriteToken(1));
+    write.hard_state = Some(HardState { term: Term(2), vote: None, commit: Index(9) });
+    write.snapshot = Some(meta(2, 9));
+    write.discard_through = Some(meta(2, 9).position);
+    restored.replay(&write).unwrap();
+    let mut replica = Replica::new(ME, raft::Config::default(), settings(), restored, 7);
+    assert_eq!(replica.machine(), (Index::ZERO, HashChain::default()));
+    replica.restored(&meta(2, 9), chain_at(Index(9)));
+    assert_eq!(replica.machine(), (Index(9), chain_at(Index(9))));
+    assert_eq!(replica.raft().status().applied, Index(9));
+}

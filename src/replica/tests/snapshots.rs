@@ -1,0 +1,118 @@
+//! When snapshots are due, and what a restore changes.
+
+use super::*;
+
+const EVERY: u64 = 5;
+
+fn often() -> Settings {
+    Settings { max_log_count: EVERY, kept_log_count: 0, ..Settings::default() }
+}
+
+fn snapshots(hands: &Hands) -> Vec<SnapshotMeta> {
+    let snapshot = |job: &Job| match job {
+        Job::Snapshot(meta) => Some(meta.clone()),
+        _ => None,
+    };
+    hands.jobs.iter().filter_map(snapshot).collect()
+}
+
+/// Writes entries up to `last`, one at a time, all applied. Jobs are kept.
+fn write_up_to(hands: &mut Hands, last: u64) {
+    while hands.last() < Index(last) {
+        hands.now_ms += 1;
+        hands.write(1000 + hands.last().0, "a");
+        hands.settle();
+        if let Some(Job::Apply(entries)) = hands.jobs.iter().rfind(|job| matches!(job, Job::Apply(_))) {
+            let entries = entries.clone();
+            hands.apply(&entries);
+        }
+        hands.settle();
+    }
+}
+
+#[test]
+fn a_snapshot_is_due_after_max_log_count_entries_and_not_while_one_is_in_progress() {
+    let mut hands = Hands::alone(often());
+    write_up_to(&mut hands, EVERY - 1);
+    assert_eq!(snapshots(&hands), []);
+    write_up_to(&mut hands, 3 * EVERY);
+    let [first] = &snapshots(&hands)[..] else { panic!("{:?}", hands.jobs) };
+    assert_eq!(first.position, LogPosition::new(Term(hands.term()), Index(EVERY)));
+    hands.replica.snapshot_taken(first.clone());
+    hands.settle();
+    let [_, second] = &snapshots(&hands)[..] else { panic!("{:?}", hands.jobs) };
+    assert_eq!(second.position.index, Index(3 * EVERY), "the state as it is by now");
+}
+
+#[test]
+fn a_snapshot_names_the_entry_that_the_machine_has_reached_when_it_is_written() {
+    let mut hands = Hands::alone(often());
+    write_up_to(&mut hands, EVERY);
+    let [Job::Apply(entries), Job::Snapshot(meta)] = &hands.jobs[hands.jobs.len() - 2..] else {
+        panic!("{:?}", hands.jobs)
+    };
+    let last = entries.last().unwrap();
+    let expected = SnapshotMeta { position: last.position(), time_ms: last.time_ms, configuration: configuration(1) };
+    assert_eq!(*meta, expected);
+    assert_ne!(meta.time_ms, 0);
+}
+
+#[test]
+fn a_snapshot_lets_the_log_go() {
+    let mut hands = Hands::alone(often());
+    write_up_to(&mut hands, EVERY);
+    hands.replica.snapshot_taken(snapshots(&hands)[0].clone());
+    hands.settle();
+    let restored = hands.disk.restored();
+    assert_eq!(restored.snapshot.map(|meta| meta.position.index), Some(Index(EVERY)));
+    assert_eq!(restored.base.index, Index(EVERY));
+}
+
+#[test]
+fn a_snapshot_that_failed_is_tried_again_after_max_log_count_more_entries() {
+    let mut hands = Hands::alone(often());
+    write_up_to(&mut hands, EVERY);
+    hands.replica.snapshot_failed();
+    write_up_to(&mut hands, 2 * EVERY - 1);
+    assert_eq!(snapshots(&hands).len(), 1);
+    assert_eq!(hands.disk.restored().base, LogPosition::ZERO, "the log is kept");
+    write_up_to(&mut hands, 2 * EVERY);
+    assert_eq!(snapshots(&hands)[1].position.index, Index(2 * EVERY));
+}
+
+#[test]
+fn a_restore_moves_the_machine_and_when_the_next_snapshot_is_due() {
+    let mut hands = Hands::new(3, often(), values());
+    hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 20) });
+    assert_eq!(hands.jobs, [Job::Restore(meta(2, 20))]);
+    hands.work();
+    assert_eq!(hands.replica.machine(), (Index(20), chain_at(Index(20))));
+    let entries = |from: u64, to: u64| (from..=to).map(|index| entry(2, index, Payload::Noop)).collect::<Vec<_>>();
+    hands.hear_entries(TWO, 2, (2, 20), entries(21, 24), 24);
+    assert_eq!(snapshots(&hands), []);
+    hands.hear_entries(TWO, 2, (2, 24), entries(25, 25), 25);
+    assert_eq!(snapshots(&hands), [meta(2, 25)]);
+}
+
+#[test]
+fn a_restore_comes_before_the_entries_behind_it() {
+    let mut hands = Hands::follower();
+    hands.hear_quietly(TWO, 2, Message::Snapshot { meta: meta(2, 20) });
+    hands.hear_entries(TWO, 2, (2, 20), vec![entry(2, 21, Payload::Noop)], 21);
+    assert!(matches!(&hands.jobs[..], [Job::Restore(_), Job::Apply(_)]), "{:?}", hands.jobs);
+}
+
+#[test]
+fn a_snapshot_that_is_done_after_a_newer_one_was_restored_changes_nothing() {
+    let mut hands = Hands::new(3, often(), values());
+    let entries = (2..=5).map(|index| entry(2, index, Payload::Noop)).collect();
+    hands.hear_entries(TWO, 2, (1, 1), entries, 5);
+    assert_eq!(snapshots(&hands), [meta(2, 5)]);
+    hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 20) });
+    hands.replica.snapshot_taken(meta(2, 5));
+    hands.work();
+    assert_eq!(hands.disk.restored().snapshot, Some(meta(2, 20)));
+    let entries = (21..=25).map(|index| entry(2, index, Payload::Noop)).collect();
+    hands.hear_entries(TWO, 2, (2, 20), entries, 25);
+    assert_eq!(snapshots(&hands), [meta(2, 25)], "none is in progress");
+}

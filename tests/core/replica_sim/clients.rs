@@ -1,0 +1,167 @@
+//! What clients ask, and what they make of the answers.
+
+use bytes::Bytes;
+use rand::Rng;
+use rand::seq::IteratorRandom;
+use zraft::machine::{BackendReply, Command};
+use zraft::protocol::RequestError;
+use zraft::replica::{Query, Ticket};
+use zraft::types::{Incarnation, Index, PeerId};
+
+use super::backend::command;
+use super::{HEALED_STEPS, STEP_MS, Sim};
+
+/// Requests of one client that wait at a time.
+const MAX_OUTSTANDING: usize = 4;
+
+/// A client's request that has not been answered.
+pub struct Waiting {
+    client: usize,
+    pub node: Incarnation,
+    pub deadline_ms: u64,
+    pub asked: Asked,
+}
+
+#[derive(Clone, Copy)]
+pub enum Asked {
+    Write {
+        number: u64,
+    },
+    /// The answer must know everything up to `floor`.
+    Read {
+        floor: Index,
+    },
+}
+
+impl Sim {
+    pub(super) fn run_client(&mut self, client: usize) {
+        if !self.rng.random_bool(0.15) {
+            return;
+        }
+        let outstanding = self.waiting.values().filter(|waiting| waiting.client == client).count();
+        if outstanding >= MAX_OUTSTANDING {
+            return;
+        }
+        if self.down.contains(&self.targets[client]) || self.rng.random_bool(0.02) {
+            self.count("give up on a node");
+            self.targets[client] = self.any_node();
+        }
+        for _ in 0..self.rng.random_range(1..=MAX_OUTSTANDING - outstanding) {
+            if self.rng.random_bool(0.6) {
+                self.ask_write(client, self.targets[client]);
+            } else {
+                let any = self.any_node();
+                let node = if self.rng.random() { any } else { self.targets[client] };
+                self.ask_read(client, node);
+            }
+        }
+    }
+
+    pub(super) fn any_node(&mut self) -> Incarnation {
+        self.nodes.keys().copied().choose(&mut self.rng).expect("a node")
+    }
+
+    fn ask(&mut self, client: usize, node: Incarnation, asked: Asked) -> (Ticket, u64) {
+        let patience_steps = match self.is_healed {
+            true => HEALED_STEPS,
+            false if self.rng.random_bool(0.3) => self.rng.random_range(1..300),
+            false => self.rng.random_range(1..60),
+        };
+        let deadline_ms = self.monotonic_ms() + STEP_MS * patience_steps;
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.waiting.insert(ticket, Waiting { client, node, deadline_ms, asked });
+        (ticket, deadline_ms)
+    }
+
+    pub(super) fn ask_write(&mut self, client: usize, node: Incarnation) {
+        if self.down.contains(&node) {
+            return;
+        }
+        self.count("ask: write");
+        let number = self.tickets + 1;
+        let (ticket, deadline_ms) = self.ask(client, node, Asked::Write { number });
+        let write = Command::Write { data: command(number) };
+        self.replica(node).write(ticket, write.encode(), deadline_ms);
+    }
+
+    pub(super) fn ask_read(&mut self, client: usize, node: Incarnation) {
+        if self.down.contains(&node) {
+            return;
+        }
+        self.count("ask: read");
+        let floor = self.witness.known();
+        let (ticket, deadline_ms) = self.ask(client, node, Asked::Read { floor });
+        self.replica(node).query(Query { ticket, request: Bytes::new(), deadline_ms });
+    }
+
+    fn take_waiting(&mut self, ticket: Ticket, node: Incarnation) -> Waiting {
+        let waiting = self.waiting.remove(&ticket).unwrap_or_else(|| panic!("{ticket:?} is answered twice"));
+        assert_eq!(waiting.node, node, "{ticket:?} is answered by a replica that was not asked");
+        waiting
+    }
+
+    pub(super) fn on_answer(
+        &mut self,
+        node: Incarnation,
+        ticket: Ticket,
+        result: Result<(Index, BackendReply), RequestError>,
+    ) {
+        let waiting = self.take_waiting(ticket, node);
+        let error = match (waiting.asked, result) {
+            (Asked::Write { number }, Ok((index, reply))) => {
+                self.count(if reply.is_ok() { "write: answered" } else { "write: refused" });
+                return self.witness.acknowledged(number, index, &reply);
+            }
+            (Asked::Read { .. }, Ok(_)) => panic!("{ticket:?} is a read with the answer of a write"),
+            (_, Err(error)) => error,
+        };
+        let is_late = waiting.deadline_ms <= self.monotonic_ms();
+        match (waiting.asked, error) {
+            (Asked::Write { number }, RequestError::Unknown) => {
+                self.count(if is_late { "write: unknown" } else { "write: skipped by a snapshot" });
+                self.witness.unknown(number);
+            }
+            (Asked::Write { number }, error) => {
+                self.witness.never(number);
+                self.on_refused(waiting.client, error);
+            }
+            (Asked::Read { .. }, RequestError::NoLeader) => {
+                assert!(is_late, "{ticket:?} was given up before its deadline");
+                self.count("read: no leader");
+            }
+            (Asked::Read { .. }, RequestError::Overloaded) => {
+                assert!(is_late, "{ticket:?} was given up before its deadline");
+                self.count("read: overloaded");
+            }
+            (Asked::Read { .. }, error) => panic!("a read failed with '{error}'"),
+        }
+    }
+
+    fn on_refused(&mut self, client: usize, error: RequestError) {
+        match error {
+            RequestError::NotLeader { leader } => {
+                self.count("write: not leader");
+                self.targets[client] = leader.map_or_else(|| self.any_node(), |leader| incarnation(&leader));
+            }
+            RequestError::NotApplied => self.count("write: not applied"),
+            RequestError::Overloaded => self.count("write: overloaded"),
+            error => panic!("a write failed with '{error}'"),
+        }
+    }
+
+    pub(super) fn on_query_answer(&mut self, node: Incarnation, ticket: Ticket, reply: BackendReply) {
+        let waiting = self.take_waiting(ticket, node);
+        let Asked::Read { floor } = waiting.asked else { panic!("{ticket:?} is a write with the answer of a read") };
+        self.count("read: answered");
+        if !self.nodes[&node].replica.raft().is_leader() {
+            self.count("read: at a follower");
+        }
+        self.witness.read(floor, &reply.expect("a list refuses no query"));
+    }
+}
+
+/// The configuration names peers after their incarnations.
+fn incarnation(peer: &PeerId) -> Incarnation {
+    Incarnation(peer.name()[1..].parse().expect("a name is p and a number"))
+}

@@ -1,0 +1,103 @@
+//! What goes wrong, and its end.
+
+use rand::Rng;
+use rand::seq::IteratorRandom;
+use zraft::types::Incarnation;
+
+use super::Sim;
+use super::clients::Asked;
+
+impl Sim {
+    pub(super) fn inject_faults(&mut self) {
+        if self.rng.random_bool(0.008) {
+            let share: f64 = self.rng.random();
+            for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+                if self.rng.random_bool(share) {
+                    self.crash(id);
+                }
+            }
+        }
+        if self.rng.random_bool(0.05)
+            && let Some(id) = self.down.iter().copied().choose(&mut self.rng)
+        {
+            self.restart(id);
+        }
+        if self.rng.random_bool(0.01) {
+            self.part();
+        }
+        if self.rng.random_bool(0.01) {
+            self.blocked.clear();
+        }
+        if self.rng.random_bool(0.02) {
+            self.count("stalled disk");
+            let id = self.any_node();
+            self.stalled_disks.insert(id, self.now + self.rng.random_range(0..80));
+        }
+        if self.rng.random_bool(0.02) {
+            self.count("slow machine");
+            let id = self.any_node();
+            self.slow_machines.insert(id, self.now + self.rng.random_range(0..120));
+        }
+    }
+
+    /// Cuts one side off, as often as not the leader alone: it goes on taking writes that nobody hears of.
+    fn part(&mut self) {
+        let is_one_way = self.rng.random_bool(0.3);
+        self.count(if is_one_way { "one-way partition" } else { "partition" });
+        let ids: Vec<_> = self.nodes.keys().copied().collect();
+        let leader = ids.iter().copied().find(|id| self.nodes[id].replica.raft().is_leader());
+        let side = match leader {
+            Some(leader) if self.rng.random() => 1 << leader.0,
+            _ => self.rng.random_range(0..2_u64 << ids.len()),
+        };
+        let is_inside = |id: Incarnation| side & (1 << id.0) != 0;
+        for (a, b) in ids.iter().flat_map(|a| ids.iter().map(move |b| (*a, *b))) {
+            if is_inside(a) && !is_inside(b) {
+                self.blocked.insert((a, b));
+                if !is_one_way {
+                    self.blocked.insert((b, a));
+                }
+            }
+        }
+    }
+
+    /// A crash keeps the writes that happened to reach the disk, reported or not. Its clients lose their connections.
+    fn crash(&mut self, id: Incarnation) {
+        if !self.down.insert(id) {
+            return;
+        }
+        self.count("crash");
+        let node = self.nodes.get_mut(&id).expect("a node");
+        for _ in 0..self.rng.random_range(0..=node.writes.len()) {
+            node.persist_one();
+        }
+        if !node.writes.is_empty() {
+            self.count("lost write");
+        }
+        for (_, waiting) in self.waiting.extract_if(.., |_, waiting| waiting.node == id) {
+            if let Asked::Write { number } = waiting.asked {
+                self.witness.unknown(number);
+            }
+        }
+    }
+
+    fn restart(&mut self, id: Incarnation) {
+        self.down.remove(&id);
+        let node = self.nodes.remove(&id).expect("a node");
+        if node.disk.restored().snapshot.is_some() {
+            self.count("restart from a snapshot");
+        }
+        self.start(id, node.disk, node.files);
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.blocked.clear();
+        self.stalled_disks.clear();
+        self.slow_machines.clear();
+        self.loss = 0.0;
+        self.is_healed = true;
+        for id in std::mem::take(&mut self.down) {
+            self.restart(id);
+        }
+    }
+}
