@@ -73,45 +73,56 @@ pub(super) struct Host {
     store: Store,
     /// The latest snapshot whose file is durable.
     snapshot: Option<SnapshotMeta>,
-    machine: Option<Machine>,
+    state: State,
+}
+
+/// What became of the machine.
+enum State {
+    /// It has not started, or has stopped for good.
+    Absent,
+    Running(Box<Machine>),
+    /// It died, and the log from which it would be rebuilt has given way to a snapshot that a job to come restores.
+    Superseded,
 }
 
 impl Host {
     pub(super) fn new(incarnation: Incarnation, genesis: Genesis, backends: Arc<Backends>, store: Store) -> Self {
-        Self { incarnation, genesis, backends, store, snapshot: None, machine: None }
+        Self { incarnation, genesis, backends, store, snapshot: None, state: State::Absent }
     }
 
     /// Does one job. Nothing is said about a start without a snapshot that went well, nor about jobs of a machine that
     /// has stopped.
     pub(super) fn run(&mut self, job: HostJob) -> Option<HostEvent> {
-        let done = match job {
-            HostJob::Start(None) => self.start(None).map(|()| None),
-            HostJob::Start(Some(meta)) => self.restore(meta).map(Some),
-            HostJob::Replica(_) if self.machine.is_none() => return None,
-            HostJob::Replica(Job::Restore(meta)) => self.restore(meta).map(Some),
-            HostJob::Replica(Job::Apply(entries)) => self.apply(&entries).map(Some),
-            HostJob::Replica(Job::Query(queries)) => self.query(queries).map(Some),
-            HostJob::Replica(Job::Snapshot(meta)) => self.take_snapshot(meta).map(Some),
+        let done = match (job, &self.state) {
+            (HostJob::Start(None), _) => self.start(None).map(|()| None),
+            (HostJob::Start(Some(meta)), _) => self.restore(meta).map(Some),
+            (HostJob::Replica(_), State::Absent) => Ok(None),
+            (HostJob::Replica(Job::Restore(meta)), _) => self.restore(meta).map(Some),
+            (HostJob::Replica(job), State::Superseded) => Ok(decline(job)),
+            (HostJob::Replica(Job::Apply(entries)), State::Running(_)) => self.apply(&entries).map(Some),
+            (HostJob::Replica(Job::Query(queries)), State::Running(_)) => self.query(queries).map(Some),
+            (HostJob::Replica(Job::Snapshot(meta)), State::Running(_)) => self.take_snapshot(meta).map(Some),
         };
         done.unwrap_or_else(|error| {
-            self.machine = None;
+            self.state = State::Absent;
             Some(HostEvent::Stopped(error.to_string()))
         })
     }
 
     fn start(&mut self, snapshot: Option<SnapshotMeta>) -> Result<(), HostError> {
         let factory = self.factory()?;
-        self.machine = Some(match &snapshot {
+        let machine = match &snapshot {
             Some(meta) => self.open_snapshot(meta, &factory)?,
             None => Machine::start(self.genesis.clone(), &factory)?,
-        });
+        };
+        self.state = State::Running(Box::new(machine));
         self.snapshot = snapshot;
         Ok(())
     }
 
     fn restore(&mut self, meta: SnapshotMeta) -> Result<HostEvent, HostError> {
         // The old machine goes first: two states at once may not fit.
-        self.machine = None;
+        self.state = State::Absent;
         self.start(Some(meta.clone()))?;
         let chain = self.machine().chain();
         Ok(HostEvent::Restored(meta, chain))
@@ -127,7 +138,11 @@ impl Host {
     fn query(&mut self, queries: Vec<Query>) -> Result<HostEvent, HostError> {
         let mut answers = Vec::with_capacity(queries.len());
         for query in queries {
-            let result = match self.machine().query(&query.request) {
+            let State::Running(machine) = &mut self.state else {
+                answers.push((query.ticket, Err(RequestError::Overloaded)));
+                continue;
+            };
+            let result = match machine.query(&query.request) {
                 Ok(answer) => Ok(answer.reply),
                 Err(Fault::Guest { kind, message }) => {
                     self.rebuild()?;
@@ -191,16 +206,22 @@ impl Host {
         proof.map(|_| ())
     }
 
-    /// Makes the machine again as it was: the latest snapshot and the log up to the last entry applied.
+    /// Makes the machine again as it was: the latest snapshot and the log up to the last entry applied. If the log has
+    /// given way to a snapshot meanwhile, the machine waits for that.
     fn rebuild(&mut self) -> Result<(), HostError> {
-        let before = self.machine.take().expect("only a machine that died is rebuilt");
-        let (applied, chain) = (before.applied().index, before.chain());
-        drop(before);
+        let (applied, chain) = (self.machine().applied().index, self.machine().chain());
+        self.state = State::Absent;
         self.start(self.snapshot.clone())?;
         while self.machine().applied().index < applied {
             let from = self.machine().applied().index.next();
             let read = LogRead { purpose: LogReadPurpose::Apply, from, to: applied, max_bytes: REBUILD_READ_BYTES };
-            let entries = self.store.read(self.incarnation, &read)?;
+            let entries = match self.store.read(self.incarnation, &read) {
+                Err(StoreError::NotInLog { .. }) => {
+                    self.state = State::Superseded;
+                    return Ok(());
+                }
+                entries => entries?,
+            };
             if entries.is_empty() {
                 return Err(HostError::MissingEntry(from));
             }
@@ -229,6 +250,25 @@ impl Host {
     }
 
     fn machine(&mut self) -> &mut Machine {
-        self.machine.as_mut().expect("jobs run on a machine that has started and not stopped")
+        match &mut self.state {
+            State::Running(machine) => machine,
+            State::Absent | State::Superseded => unreachable!("jobs run on a machine that has started and not stopped"),
+        }
     }
 }
+
+/// What is said of a job that comes before the snapshot which a superseded machine waits for.
+fn decline(job: Job) -> Option<HostEvent> {
+    match job {
+        // The snapshot covers what they would have led to.
+        Job::Apply(_) | Job::Restore(_) => None,
+        Job::Query(queries) => {
+            let overloaded = |query: Query| (query.ticket, Err(RequestError::Overloaded));
+            Some(HostEvent::Answered(queries.into_iter().map(overloaded).collect()))
+        }
+        Job::Snapshot(_) => Some(HostEvent::SnapshotFailed("the machine waits for a snapshot of another".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! A host with a real store and a component that does on command what it must not.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::machine::Command;
+use crate::raft::{Configuration, Payload, Write, WriteToken};
+use crate::settings::Settings;
+use crate::store::{Completion, DurableSink, StoreOptions};
+use crate::types::{ClusterId, Digest, LogPosition, Term};
+use crate::wasm::Wasm;
+
+const HOSTILE: &[u8] = include_bytes!("../../../tests/components/hostile.wasm");
+const PEER: Incarnation = Incarnation(7);
+
+struct Sink(Sender<Completion>);
+
+impl DurableSink for Sink {
+    fn durable(&mut self, completions: Vec<Completion>) {
+        completions.into_iter().for_each(|completion| self.0.send(completion).unwrap());
+    }
+
+    fn failed(&mut self, error: StoreError) {
+        panic!("{error}");
+    }
+}
+
+struct Bench {
+    _folder: TempDir,
+    store: Store,
+    durable: Receiver<Completion>,
+    backends: Arc<Backends>,
+    genesis: Genesis,
+}
+
+impl Bench {
+    /// A peer whose log holds its first entry and the words.
+    fn with_log(words: &[&'static str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (sender, durable) = channel();
+        let options = StoreOptions {
+            log_dir: folder.path().join("log"),
+            snapshot_dir: folder.path().join("snapshots"),
+            node: "127.0.0.1:7400".parse().unwrap(),
+            cache_bytes: 1 << 20,
+            max_segment_bytes: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
+        };
+        let (store, _) = Store::open(options, Box::new(Sink(sender))).unwrap();
+        let component = Digest::of(HOSTILE);
+        store.components().put(component, HOSTILE).unwrap();
+        let wasm = Wasm::new(&folder.path().join("compiled")).unwrap();
+        let backends = Arc::new(Backends::new(wasm, store.components()));
+        let genesis = Genesis { cluster: ClusterId(1), component, config: Bytes::new(), settings: Settings::default() };
+        store.create_peer(PEER, Bytes::new(), Write::bootstrap(Configuration::default(), 0));
+        let bench = Self { _folder: folder, store, durable, backends, genesis };
+        bench.durable.recv().unwrap();
+        let entries = (2..).zip(words).map(|(index, word)| entry(index, word)).collect();
+        bench.write(Write { entries, ..Write::new(WriteToken(1)) });
+        bench
+    }
+
+    fn write(&self, write: Write) {
+        self.store.write(PEER, write);
+        self.durable.recv().unwrap();
+    }
+
+    /// A host that has applied all of the log.
+    fn host(&self) -> Host {
+        let mut host = Host::new(PEER, self.genesis.clone(), Arc::clone(&self.backends), self.store.clone());
+        assert!(host.run(HostJob::Start(None)).is_none());
+        let all = LogRead { purpose: LogReadPurpose::Apply, from: Index(1), to: Index(3), max_bytes: usize::MAX };
+        let entries = self.store.read(PEER, &all).unwrap();
+        assert!(matches!(host.run(HostJob::Replica(Job::Apply(entries))), Some(HostEvent::Applied(..))));
+        host
+    }
+}
+
+fn entry(index: u64, word: &'static str) -> Entry {
+    let payload = Payload::Data(Command::Write { data: Bytes::from_static(word.as_bytes()) }.encode());
+    Entry { term: Term(1), index: Index(index), time_ms: 0, payload }
+}
+
+fn meta(index: u64) -> SnapshotMeta {
+    let position = LogPosition::new(Term(1), Index(index));
+    SnapshotMeta { position, time_ms: 0, configuration: Configuration::default() }
+}
+
+/// Asks for each word, and returns whether it was answered, or why not.
+fn ask(host: &mut Host, words: &[&'static str]) -> Vec<Result<(), RequestError>> {
+    let query = |(number, word): (u64, &&'static str)| Query {
+        ticket: Ticket(number),
+        request: Bytes::from_static(word.as_bytes()),
+        deadline_ms: 0,
+    };
+    let queries = (0..).zip(words).map(query).collect();
+    let Some(HostEvent::Answered(answers)) = host.run(HostJob::Replica(Job::Query(queries))) else { panic!() };
+    answers.into_iter().map(|(_, result)| result.map(|reply| assert!(reply.is_ok()))).collect()
+}
+
+fn is_fault(result: &Result<(), RequestError>) -> bool {
+    matches!(result, Err(RequestError::BackendFault { message }) if message.contains("told to panic"))
+}
+
+#[test]
+fn a_query_that_kills_the_machine_costs_that_query_alone() {
+    let bench = Bench::with_log(&["a", "b"]);
+    let mut host = bench.host();
+    let chain = host.machine().chain();
+    let answers = ask(&mut host, &["x", "panic", "y", "panic", "z"]);
+    assert_eq!(answers.iter().map(is_fault).collect::<Vec<_>>(), [false, true, false, true, false]);
+    assert!(answers[2].is_ok() && answers[4].is_ok());
+    assert_eq!(host.machine().chain(), chain);
+}
+
+#[test]
+fn after_a_snapshot_the_machine_is_rebuilt_from_it() {
+    let bench = Bench::with_log(&["a", "b"]);
+    let mut host = bench.host();
+    let chain = host.machine().chain();
+    assert!(matches!(host.run(HostJob::Replica(Job::Snapshot(meta(3)))), Some(HostEvent::SnapshotTaken(_))));
+    // Nothing of the log is left.
+    let base = meta(3).position;
+    bench.write(Write { snapshot: Some(meta(3)), discard_through: Some(base), ..Write::new(WriteToken(2)) });
+    assert!(is_fault(&ask(&mut host, &["panic"])[0]));
+    assert_eq!((host.machine().chain(), host.machine().applied()), (chain, base));
+}
+
+#[test]
+fn a_machine_that_dies_when_its_log_has_given_way_to_a_snapshot_waits_for_that() {
+    let bench = Bench::with_log(&["a", "b"]);
+    let mut other = bench.host();
+    let chain = other.machine().chain();
+    assert!(matches!(other.run(HostJob::Replica(Job::Snapshot(meta(3)))), Some(HostEvent::SnapshotTaken(_))));
+    let mut host = bench.host();
+    let base = meta(3).position;
+    bench.write(Write { snapshot: Some(meta(3)), discard_through: Some(base), ..Write::new(WriteToken(2)) });
+
+    let answers = ask(&mut host, &["panic", "later"]);
+    assert!(is_fault(&answers[0]));
+    assert_eq!(answers[1], Err(RequestError::Overloaded));
+    assert_eq!(ask(&mut host, &["later still"]), [Err(RequestError::Overloaded)]);
+    assert!(host.run(HostJob::Replica(Job::Apply(vec![entry(4, "c")]))).is_none());
+    let snapshot = host.run(HostJob::Replica(Job::Snapshot(meta(4))));
+    assert!(matches!(snapshot, Some(HostEvent::SnapshotFailed(_))), "{snapshot:?}");
+
+    let Some(HostEvent::Restored(_, restored)) = host.run(HostJob::Replica(Job::Restore(meta(3)))) else { panic!() };
+    assert_eq!(restored, chain);
+    assert_eq!(ask(&mut host, &["now"]), [Ok(())]);
+}
+
+#[test]
+fn a_command_that_kills_the_machine_stops_the_peer_for_good() {
+    let bench = Bench::with_log(&["a", "b"]);
+    let mut host = bench.host();
+    let stopped = host.run(HostJob::Replica(Job::Apply(vec![entry(4, "panic")])));
+    assert!(matches!(stopped, Some(HostEvent::Stopped(reason)) if reason.contains("told to panic")));
+    assert!(host.run(HostJob::Replica(Job::Apply(vec![entry(5, "c")]))).is_none());
+    assert!(host.run(HostJob::Replica(Job::Restore(meta(3)))).is_none());
+}
+
+#[test]
+fn a_snapshot_of_another_cluster_is_not_restored() {
+    let mut bench = Bench::with_log(&["a", "b"]);
+    let mut host = bench.host();
+    assert!(matches!(host.run(HostJob::Replica(Job::Snapshot(meta(3)))), Some(HostEvent::SnapshotTaken(_))));
+    bench.genesis.cluster = ClusterId(2);
+    let mut host = Host::new(PEER, bench.genesis.clone(), Arc::clone(&bench.backends), bench.store.clone());
+    let stopped = host.run(HostJob::Start(Some(meta(3))));
+    assert!(matches!(&stopped, Some(HostEvent::Stopped(reason)) if reason.contains("cluster")), "{stopped:?}");
+}
