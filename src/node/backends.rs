@@ -82,3 +82,62 @@ impl Backends {
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+    use crate::store::{Completion, DurableSink, Store, StoreOptions};
+    use crate::types::ClusterId;
+
+    const KV: &[u8] = include_bytes!("../../guests/dist/kv.wasm");
+
+    struct Ignore;
+
+    impl DurableSink for Ignore {
+        fn durable(&mut self, _completions: Vec<Completion>) {}
+        fn failed(&mut self, error: StoreError) {
+            panic!("{error}");
+        }
+    }
+
+    fn genesis(component: Digest) -> Genesis {
+        Genesis { cluster: ClusterId(1), component, config: Bytes::new(), settings: Settings::default() }
+    }
+
+    fn backends(folder: &std::path::Path) -> Backends {
+        let options = StoreOptions {
+            log_dir: folder.join("log"),
+            snapshot_dir: folder.join("snapshots"),
+            node: "127.0.0.1:7400".parse().unwrap(),
+            cache_bytes: 1 << 20,
+            max_segment_bytes: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
+        };
+        let (store, _) = Store::open(options, Box::new(Ignore)).unwrap();
+        Backends::new(Wasm::new(&folder.join("compiled")).unwrap(), store.components())
+    }
+
+    #[test]
+    fn a_component_is_taken_in_only_under_its_own_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let backends = backends(folder.path());
+        let other = genesis(Digest::of(b"another component"));
+        let error = backends.prepare(&other, &Bytes::from_static(KV)).unwrap_err();
+        assert!(matches!(error, BackendError::Store(StoreError::WrongDigest { .. })), "{error}");
+        assert!(backends.load(&other).is_err());
+        assert_eq!(backends.files.list().unwrap(), []);
+    }
+
+    #[test]
+    fn what_no_peer_runs_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let backends = backends(folder.path());
+        let kv = genesis(Digest::of(KV));
+        backends.prepare(&kv, &Bytes::from_static(KV)).unwrap();
+        backends.keep_only(&BTreeSet::from([kv.component])).unwrap();
+        backends.load(&kv).unwrap();
+        backends.keep_only(&BTreeSet::new()).unwrap();
+        assert!(backends.load(&kv).is_err());
+        assert_eq!(folder.path().join("compiled").read_dir().unwrap().count(), 0);
+    }
+}

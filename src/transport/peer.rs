@@ -148,16 +148,17 @@ impl Shared {
         tracing::info!(node = %self.node, "connected");
     }
 
-    fn down(&self, error: &str) {
+    /// Not connected. Whether that is news: the reason is another than at the last attempt.
+    fn down(&self, error: &str) -> bool {
         let shut = self.urgent.shut() + self.ordered.shut();
         self.dropped.fetch_add(shut, Ordering::Relaxed);
         let before = self.set(LinkState::Down { since: Instant::now(), error: error.to_owned() });
         match before {
-            // One line for each new reason, not for each attempt.
             LinkState::Down { error: known, since } if known == error => {
                 self.set(LinkState::Down { since, error: known });
+                false
             }
-            _ => tracing::warn!(node = %self.node, %error, "not connected; trying again"),
+            _ => true,
         }
     }
 
@@ -181,9 +182,12 @@ async fn run(endpoint: Endpoint, shared: Arc<Shared>) {
             Ok(Err(error)) => error.to_string(),
             Err(_) => ConnectError::Timeout { node: shared.node.clone(), after: ATTEMPT_TIMEOUT }.to_string(),
         };
-        shared.down(&error);
+        let is_news = shared.down(&error);
         if closed {
             return;
+        }
+        if is_news {
+            tracing::warn!(node = %shared.node, %error, "not connected; trying again");
         }
         sleep(half_random(wait)).await;
         wait = LAST_WAIT.min(wait * 2);
