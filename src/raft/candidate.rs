@@ -15,16 +15,16 @@ impl Raft {
     }
 
     /// Asks the others whether an election would succeed. Nobody's term changes by that, so a peer that was cut off
-    /// does not depose a healthy leader when it comes back.
+    /// does not depose a healthy leader when it comes back. Who does not vote only gives the leader up.
     pub(super) fn pre_campaign(&mut self) {
-        if !self.log.configuration().contains(self.id) {
-            return;
+        if !self.log.configuration().is_voter(self.id) {
+            return self.follow(self.term(), None);
         }
         let mut candidacy = self.candidacy();
         candidacy.note(self.id, true);
         self.change_role(Role::PreCandidate(candidacy));
         let last = self.log.last_position();
-        for to in self.voters().into_iter().filter(|voter| *voter != self.id) {
+        for to in self.log.configuration().all_voters().into_iter().filter(|voter| *voter != self.id) {
             let term = self.term().next();
             self.out.messages.push(Envelope { from: self.id, to, term, message: Message::PreVote { last } });
         }
@@ -37,7 +37,7 @@ impl Raft {
         let candidacy = self.candidacy();
         self.change_role(Role::Candidate(candidacy));
         let last = self.log.last_position();
-        for voter in self.voters() {
+        for voter in self.log.configuration().all_voters() {
             let is_self = voter == self.id;
             let message = if is_self { Message::VoteReply { granted: true } } else { Message::Vote { last } };
             self.send_durable(voter, message);
@@ -46,10 +46,6 @@ impl Raft {
 
     fn candidacy(&mut self) -> Candidacy {
         Candidacy { timeout_ticks: self.election_timeout(), ..Candidacy::default() }
-    }
-
-    fn voters(&self) -> Vec<Incarnation> {
-        self.log.configuration().voters.keys().copied().collect()
     }
 
     pub(super) fn on_pre_vote(&mut self, from: Incarnation, term: Term, last: LogPosition) {

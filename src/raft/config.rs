@@ -20,6 +20,9 @@ pub struct ConfigValues {
     pub max_apply_bytes: usize,
     /// The bytes of recent entries kept in memory. Entries that are not durable yet are kept beyond it.
     pub cached_log_bytes: usize,
+    /// A new peer becomes a voter when it is at most this many entries behind what is committed. A large number
+    /// lets commitment wait for it, a small one lets a busy cluster's change wait.
+    pub max_promotion_lag: u64,
 }
 
 impl Default for ConfigValues {
@@ -33,6 +36,7 @@ impl Default for ConfigValues {
             max_uncommitted_bytes: 16 << 20,
             max_apply_bytes: 4 << 20,
             cached_log_bytes: 8 << 20,
+            max_promotion_lag: 1000,
         }
     }
 }

@@ -16,7 +16,8 @@ impl Raft {
     /// Takes office. An empty entry of the new term commits what older terms left behind.
     pub(super) fn lead(&mut self) {
         let term_start = self.log.last().next();
-        let others = self.log.configuration().members().filter(|member| *member != self.id);
+        let members = self.log.configuration().members();
+        let others = members.into_iter().filter(|member| *member != self.id);
         let progress = others.map(|member| (member, Progress::new(term_start))).collect();
         self.change_role(Role::Leader(Leader {
             progress,
@@ -138,11 +139,17 @@ impl Raft {
         if !std::mem::take(&mut leader.flush) {
             return;
         }
-        let followers: Vec<_> = leader.progress.keys().copied().collect();
+        self.continue_membership();
         self.answer_reads();
-        for to in followers {
+        for to in self.followers() {
             while self.send_next(to) {}
         }
+        self.finish_membership();
+    }
+
+    fn followers(&self) -> Vec<Incarnation> {
+        let Role::Leader(leader) = &self.role else { return Vec::new() };
+        leader.progress.keys().copied().collect()
     }
 
     /// Sends a follower the next thing it needs, and tells whether more may follow.

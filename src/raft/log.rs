@@ -117,13 +117,19 @@ impl Log {
 
     /// The configuration in effect at an index not before the snapshot.
     pub(super) fn configuration_at(&self, index: Index) -> &Configuration {
-        static NOBODY: Configuration = Configuration { voters: std::collections::BTreeMap::new() };
+        static NOBODY: Configuration = Configuration::NOBODY;
         self.state.configuration_at(index).unwrap_or(&NOBODY)
     }
 
     /// The newest configuration in the log, committed or not (thesis section 4.1).
     pub(super) fn configuration(&self) -> &Configuration {
         self.configuration_at(self.last())
+    }
+
+    /// Where the newest configuration stands; that of a snapshot at the latest there.
+    pub(super) fn configuration_index(&self) -> Index {
+        let snapshot = self.snapshot().map_or(Index::ZERO, |meta| meta.position.index);
+        self.state.configurations.last().map_or(snapshot, |(index, _)| *index)
     }
 
     /// The last index that the machine may apply.

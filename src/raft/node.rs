@@ -116,21 +116,25 @@ impl Raft {
         if let Err(nonsense) = nonsense::check(&envelope) {
             return self.refuse(envelope.from, nonsense);
         }
-        // Requests are obeyed whoever sends them: a peer's own configuration may be old (thesis section 4.1).
-        // Answers and reads count only from those that are known.
-        let needs_member = matches!(
-            envelope.message,
-            Message::PreVoteReply { .. }
-                | Message::VoteReply { .. }
-                | Message::AppendReply(_)
-                | Message::HeartbeatReply { .. }
-                | Message::ReadIndex { .. }
-        );
-        if needs_member && !self.log.configuration().contains(envelope.from) {
+        if !self.may_hear(&envelope) {
             tracing::debug!(me = %self.id, from = %envelope.from, "an answer from a stranger");
             return;
         }
         self.step_checked(envelope);
+    }
+
+    /// Requests are obeyed whoever sends them: a peer's own configuration may be old (thesis section 4.1). Answers and
+    /// reads count only from those that are known; those that leave are known to the leader until they have left.
+    fn may_hear(&self, envelope: &Envelope) -> bool {
+        let is_member = || self.log.configuration().contains(envelope.from);
+        match &envelope.message {
+            Message::PreVoteReply { .. } | Message::VoteReply { .. } | Message::ReadIndex { .. } => is_member(),
+            Message::AppendReply(_) | Message::HeartbeatReply { .. } => match &self.role {
+                Role::Leader(leader) => leader.progress.contains_key(&envelope.from),
+                _ => is_member(),
+            },
+            _ => true,
+        }
     }
 
     /// Appends commands to the log, if this peer leads: all of them or none. They are committed unless the leader
@@ -271,6 +275,12 @@ impl Raft {
     #[must_use]
     pub fn configuration(&self) -> &Configuration {
         self.log.configuration()
+    }
+
+    /// Where the configuration in effect stands in the log: once that is committed, the configuration stays.
+    #[must_use]
+    pub fn configuration_index(&self) -> Index {
+        self.log.configuration_index()
     }
 
     /// The configuration in effect at an index that is not before the latest snapshot; without voters on a peer that

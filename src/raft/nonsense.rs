@@ -18,8 +18,8 @@ pub(super) enum Nonsense {
     Unordered,
     #[error("entries or a snapshot of a later term than the message")]
     FromTheFuture,
-    #[error("a configuration without voters")]
-    NoVoters,
+    #[error("a configuration that no leader makes")]
+    UnsoundConfiguration,
     #[error("an entry that contradicts the committed entry {0}")]
     ContradictsCommitted(Index),
     #[error("the commit of an entry that was never sent")]
@@ -65,8 +65,8 @@ fn check_entries(prev: LogPosition, entries: &[Entry], term: Term) -> Result<(),
         if entry.index != before.index.next() || entry.term < before.term || entry.time_ms < time_ms {
             return Err(Nonsense::Unordered);
         }
-        if matches!(&entry.payload, Payload::Membership(configuration) if configuration.voters.is_empty()) {
-            return Err(Nonsense::NoVoters);
+        if matches!(&entry.payload, Payload::Membership(configuration) if !configuration.is_sound()) {
+            return Err(Nonsense::UnsoundConfiguration);
         }
         (before, time_ms) = (entry.position(), entry.time_ms);
     }
@@ -74,8 +74,8 @@ fn check_entries(prev: LogPosition, entries: &[Entry], term: Term) -> Result<(),
 }
 
 fn check_snapshot(meta: &SnapshotMeta, term: Term) -> Result<(), Nonsense> {
-    if meta.configuration.voters.is_empty() {
-        return Err(Nonsense::NoVoters);
+    if !meta.configuration.is_sound() {
+        return Err(Nonsense::UnsoundConfiguration);
     }
     check_position(meta.position, term)
 }

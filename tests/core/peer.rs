@@ -7,7 +7,7 @@ use zraft::raft::{
     Config, ConfigValues, Configuration, Entry, Envelope, LogRead, MemStorage, Payload, Raft, ReadId, ReadReady,
     SnapshotMeta, SoftState, Write,
 };
-use zraft::types::{Incarnation, Index, LogPosition};
+use zraft::types::{Incarnation, Index, LogPosition, PeerId};
 
 /// A machine whose state is a digest of everything it was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,9 +61,14 @@ pub struct Peer {
     pub statuses: Vec<SoftState>,
 }
 
+/// Where peers live.
+pub fn peers(ids: impl IntoIterator<Item = u64>) -> BTreeMap<Incarnation, PeerId> {
+    let peer = |id: u64| (Incarnation(id), format!("p{id}@host:1").parse().expect("a peer's name"));
+    ids.into_iter().map(peer).collect()
+}
+
 pub fn configuration(count: u64) -> Configuration {
-    let voter = |id: u64| (Incarnation(id), format!("p{id}@host:1").parse().expect("a peer's name"));
-    Configuration { voters: (1..=count).map(voter).collect() }
+    Configuration::of(peers(1..=count))
 }
 
 impl Peer {

@@ -82,6 +82,7 @@ impl Sim {
             max_uncommitted_bytes: 2000,
             max_apply_bytes: 200,
             cached_log_bytes: 200,
+            max_promotion_lag: 5,
         };
         let mut sim = Self {
             loss: if rng.random() { 0.0 } else { rng.random_range(0.0..0.3) },
