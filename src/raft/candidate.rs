@@ -32,14 +32,15 @@ impl Raft {
     }
 
     /// Runs in an election. The vote for itself is a message like the others: it counts once it is durable.
-    fn campaign(&mut self) {
+    pub(super) fn campaign(&mut self, appointed: bool) {
         self.enter_term(self.term().next(), Some(self.id));
         let candidacy = self.candidacy();
         self.change_role(Role::Candidate(candidacy));
         let last = self.log.last_position();
         for voter in self.log.configuration().all_voters() {
             let is_self = voter == self.id;
-            let message = if is_self { Message::VoteReply { granted: true } } else { Message::Vote { last } };
+            let message =
+                if is_self { Message::VoteReply { granted: true } } else { Message::Vote { last, appointed } };
             self.send_durable(voter, message);
         }
     }
@@ -90,7 +91,7 @@ impl Raft {
         let (Role::PreCandidate(candidacy) | Role::Candidate(candidacy)) = &self.role else { return };
         let tally = quorum::tally(self.log.configuration(), |voter| candidacy.vote(voter));
         match (tally, &self.role) {
-            (Tally::Won, Role::PreCandidate(_)) => self.campaign(),
+            (Tally::Won, Role::PreCandidate(_)) => self.campaign(false),
             (Tally::Won, _) => self.lead(),
             (Tally::Lost, _) => self.follow(self.term(), None),
             (Tally::Open, _) => {}

@@ -20,9 +20,9 @@ impl Raft {
         match message {
             Message::PreVote { last } => self.on_pre_vote(from, term, last),
             Message::PreVoteReply { granted } => self.on_pre_vote_reply(from, term, granted),
-            Message::Vote { last } => self.on_vote(from, last),
+            Message::Vote { last, .. } => self.on_vote(from, last),
             Message::VoteReply { granted } => self.on_vote_reply(from, granted),
-            Message::Append { .. } | Message::Heartbeat { .. } | Message::Snapshot { .. } => {
+            Message::Append { .. } | Message::Heartbeat { .. } | Message::TimeoutNow | Message::Snapshot { .. } => {
                 self.step_from_leader(from, term, message);
             }
             Message::AppendReply(reply) => self.on_append_reply(from, reply),
@@ -41,14 +41,16 @@ impl Raft {
         match message {
             Message::Append { prev, entries, commit } => self.on_append(from, prev, entries, commit),
             Message::Heartbeat { commit, round } => self.on_heartbeat(from, commit, round),
+            Message::TimeoutNow => self.on_timeout_now(),
             Message::Snapshot { meta } => self.on_snapshot(from, meta),
             _ => {}
         }
     }
 
-    /// A peer that hears its leader does not help to depose it (thesis sections 4.2.3 and 6.2).
+    /// A peer that hears its leader does not help to depose it (thesis sections 4.2.3 and 6.2), unless the leader
+    /// itself wants that.
     fn is_disruption(&self, message: &Message) -> bool {
-        let asks_for_a_vote = matches!(message, Message::PreVote { .. } | Message::Vote { .. });
+        let asks_for_a_vote = matches!(message, Message::PreVote { .. } | Message::Vote { appointed: false, .. });
         let leader_is_alive = match &self.role {
             Role::Follower(follower) => follower.leader.is_some() && follower.silent_ticks < self.config.election_ticks,
             Role::PreCandidate(_) | Role::Candidate(_) => false,

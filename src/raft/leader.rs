@@ -26,6 +26,7 @@ impl Raft {
             term_start,
             heartbeat_ticks: 0,
             quorum_ticks: 0,
+            transfer: None,
             flush: true,
         }));
         self.append_own(Payload::Noop);
@@ -48,6 +49,7 @@ impl Raft {
         if beat {
             self.broadcast_heartbeat();
         }
+        self.tick_transfer();
     }
 
     /// Whether a quorum was heard since the last time.
@@ -144,6 +146,7 @@ impl Raft {
         for to in self.followers() {
             while self.send_next(to) {}
         }
+        self.continue_transfer();
         self.finish_membership();
     }
 

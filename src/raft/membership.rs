@@ -23,6 +23,9 @@ pub enum MembershipError {
     /// A new leader does not know yet what is committed.
     #[error("the leader is new and has committed nothing yet: try again later")]
     NotReady,
+    /// Leadership is being handed over.
+    #[error("leadership is being handed over: ask the next leader")]
+    Transferring,
     /// The peers are these already.
     #[error("the cluster consists of these peers already")]
     Same,
@@ -66,6 +69,9 @@ impl Raft {
         if now.is_joint() || self.log.commit() < self.log.configuration_index() {
             return Err(MembershipError::InProgress);
         }
+        if leader.transfer.is_some() {
+            return Err(MembershipError::Transferring);
+        }
         match (now.is_waiting(), *voters == now.voters) {
             (true, true) => Ok(now.settled()),
             (true, false) => Err(MembershipError::InProgress),
@@ -74,10 +80,12 @@ impl Raft {
         }
     }
 
-    /// Takes the next step of a change that is under way, once the last one is committed.
+    /// Takes the next step of a change that is under way, once the last one is committed. A leader about to hand over
+    /// leaves it to the next.
     pub(super) fn continue_membership(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
-        if self.log.commit() < self.log.configuration_index().max(leader.term_start) {
+        let is_too_early = self.log.commit() < self.log.configuration_index().max(leader.term_start);
+        if is_too_early || leader.transfer.is_some() {
             return;
         }
         let now = self.log.configuration();
@@ -122,6 +130,7 @@ impl Raft {
         leader.progress.retain(|peer, _| configuration.contains(*peer));
         if !configuration.is_voter(self.id) {
             tracing::info!(me = %self.id, "stepped down: no longer a voter");
+            self.appoint_successor();
             self.follow(self.term(), None);
         }
     }

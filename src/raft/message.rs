@@ -106,6 +106,8 @@ pub enum Message {
     Vote {
         /// The last entry of the candidate's log.
         last: LogPosition,
+        /// The leader has asked the candidate to run: peers that hear the leader vote all the same.
+        appointed: bool,
     },
     /// The answer to a vote request. Leaves only after the vote is durable.
     VoteReply {
@@ -130,6 +132,8 @@ pub enum Message {
         /// Numbers the leader's rounds within its term. An answer carries it back.
         round: u64,
     },
+    /// Run for leadership at once: I want to hand it over (thesis section 3.10).
+    TimeoutNow,
     /// The answer to a heartbeat.
     HeartbeatReply {
         /// The round that is answered.

@@ -10,6 +10,7 @@
 //! | 3.5 log replication | `leader` and `follower`; `progress`: one follower as its leader sees it |
 //! | 3.6 safety: who may be elected, what is committed | `candidate`, `leader`, `quorum` |
 //! | 3.8 persisted state | `log`: the state and how far it is durable; `ready`: the order of effects |
+//! | 3.10 leadership transfer | `transfer` |
 //! | 4.1 configurations take effect when appended | `log`, `storage` |
 //! | 4.2.1 learners catch up, 4.2.2 who is removed steps down, 4.3 joint consensus | `configuration`, `membership` |
 //! | 5 log compaction | [`Raft::snapshot_taken`], `follower` for installing |
@@ -40,6 +41,7 @@ mod ready;
 mod role;
 mod status;
 mod storage;
+mod transfer;
 
 pub use crate::types::RoleName;
 pub use config::{Config, ConfigError, ConfigValues};
@@ -50,3 +52,4 @@ pub use node::{ProposeError, Raft, ReadError};
 pub use ready::{LogRead, LogReadPurpose, ReadReady, Ready, SoftState, Write, WriteToken};
 pub use status::{FollowerState, FollowerStatus, Status};
 pub use storage::{InvalidWrite, MemStorage, Restored};
+pub use transfer::TransferError;

@@ -26,6 +26,12 @@ pub enum ProposeError {
         /// The leader, if known.
         leader: Option<Incarnation>,
     },
+    /// Leadership is being handed over, for an election timeout at most.
+    #[error("leadership is being handed to {to}: try again soon, there or here")]
+    Transferring {
+        /// Who is to lead next.
+        to: Incarnation,
+    },
     /// Commitment does not keep up.
     #[error("too many bytes wait to be committed: try again later")]
     TooMuchUncommitted,
@@ -144,8 +150,11 @@ impl Raft {
     /// [`ProposeError`].
     pub fn propose(&mut self, data: Vec<Bytes>, now_ms: u64) -> Result<RangeInclusive<Index>, ProposeError> {
         self.clock_ms = now_ms;
-        let leader = self.leader();
+        let (leader, next_leader) = (self.leader(), self.transferring_to());
         let Role::Leader(state) = &mut self.role else { return Err(ProposeError::NotLeader { leader }) };
+        if let Some(to) = next_leader {
+            return Err(ProposeError::Transferring { to });
+        }
         let bytes: usize = data.iter().map(|data| Entry::OVERHEAD_BYTES + data.len()).sum();
         let pending = state.uncommitted.bytes();
         // A batch that is too large by itself passes when nothing else waits: it would never fit otherwise.

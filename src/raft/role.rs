@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::raft::progress::{Inflights, Progress};
 use crate::raft::read_index::{ForwardedReads, ReadRounds};
+use crate::raft::transfer::Transfer;
 use crate::raft::{ReadId, RoleName};
 use crate::types::{Incarnation, Index};
 
@@ -66,6 +67,7 @@ pub(super) struct Leader {
     pub(super) term_start: Index,
     pub(super) heartbeat_ticks: u32,
     pub(super) quorum_ticks: u32,
+    pub(super) transfer: Option<Transfer>,
     /// Something has happened that may let appends, heartbeats or answers leave.
     pub(super) flush: bool,
 }

@@ -56,8 +56,8 @@ impl Writes {
                         Err(ProposeError::TooMuchUncommitted) => {
                             answers.push(Answer { ticket: write.ticket, result: Err(RequestError::Overloaded) });
                         }
-                        // Answered by `lead`, which knows the leader's address.
-                        Err(ProposeError::NotLeader { .. }) => self.new.push(write),
+                        // Answered by `lead`, which knows the leader's address, when this peer does not lead.
+                        Err(ProposeError::NotLeader { .. } | ProposeError::Transferring { .. }) => self.new.push(write),
                     }
                 }
             }

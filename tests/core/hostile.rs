@@ -64,10 +64,10 @@ impl Liar {
     fn message(&mut self) -> Message {
         let (position, index, id) = (self.position(), Index(self.number()), ReadId(self.number()));
         let granted = self.0.random();
-        match self.0.random_range(0..14) {
+        match self.0.random_range(0..15) {
             0 => Message::PreVote { last: position },
             1 => Message::PreVoteReply { granted },
-            2 => Message::Vote { last: position },
+            2 => Message::Vote { last: position, appointed: granted },
             3 => Message::VoteReply { granted },
             4 | 5 => Message::Append { prev: position, entries: self.entries(position), commit: index },
             6 => Message::AppendReply(AppendReply::Accepted { matched: index }),
@@ -76,7 +76,8 @@ impl Liar {
             9 => Message::HeartbeatReply { round: self.number() },
             10 => Message::ReadIndex { id },
             11 => Message::ReadIndexReply { id, index },
-            12 => Message::Snapshot { meta: SnapshotMeta { position, time_ms: 9, configuration: configuration(2) } },
+            12 => Message::TimeoutNow,
+            13 => Message::Snapshot { meta: SnapshotMeta { position, time_ms: 9, configuration: configuration(2) } },
             _ => Message::Snapshot {
                 meta: SnapshotMeta { position, time_ms: 9, configuration: Configuration::default() },
             },

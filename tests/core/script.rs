@@ -6,6 +6,7 @@
 //! | `cluster COUNT [KEY=VALUE]...` | starts peers 1 to COUNT; keys are those of `ConfigValues` |
 //! | `join ID` | starts a peer that has nothing yet |
 //! | `members ID PEER...` | asks a leader to change the voters to these |
+//! | `transfer ID TO` | asks a leader to hand leadership to another |
 //! | `disk ID TERM...` | replaces the peer by one whose log holds entry 1 and then entries of these terms |
 //! | `campaign ID` | lets time pass for one peer until it stops following |
 //! | `tick ID COUNT` | lets time pass for one peer |
@@ -67,6 +68,11 @@ impl Runner for Script {
                 self.peers.insert(id, Peer::start(id, &self.values, MemStorage::default(), id.0));
             }
             "members" => self.members(&mut args)?,
+            "transfer" => {
+                let (id, to) = (peer_id(&mut args)?, peer_id(&mut args)?);
+                self.peer(id)?.raft.transfer(to)?;
+                self.pump(id)?;
+            }
             "campaign" => self.campaign(peer_id(&mut args)?)?,
             "tick" => {
                 let id = peer_id(&mut args)?;
@@ -194,9 +200,7 @@ impl Script {
     fn members(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
         let id = peer_id(args)?;
         let voters: Vec<_> = std::iter::from_fn(|| number(args).transpose()).collect::<Outcome<_>>()?;
-        if let Err(error) = self.peer(id)?.raft.propose_membership(peers(voters), 0) {
-            writeln!(self.output, "{id} refuses: {error}")?;
-        }
+        self.peer(id)?.raft.propose_membership(peers(voters), 0)?;
         self.pump(id)
     }
 
@@ -383,7 +387,9 @@ fn said(envelope: &Envelope) -> String {
     let what = match &envelope.message {
         Message::PreVote { last } => format!("PreVote last {last}"),
         Message::PreVoteReply { granted } => format!("PreVoteReply {}", if *granted { "yes" } else { "no" }),
-        Message::Vote { last } => format!("Vote last {last}"),
+        Message::Vote { last, appointed: false } => format!("Vote last {last}"),
+        Message::Vote { last, appointed: true } => format!("Vote last {last}, appointed"),
+        Message::TimeoutNow => "TimeoutNow".to_owned(),
         Message::VoteReply { granted } => format!("VoteReply {}", if *granted { "yes" } else { "no" }),
         Message::Append { prev, entries, commit } => format!("Append after {prev} {} commit {commit}", listed(entries)),
         Message::AppendReply(AppendReply::Accepted { matched }) => format!("Accepted {matched}"),
