@@ -15,9 +15,10 @@ impl Raft {
     }
 
     /// Asks the others whether an election would succeed. Nobody's term changes by that, so a peer that was cut off
-    /// does not depose a healthy leader when it comes back. Who does not vote only gives the leader up.
+    /// does not depose a healthy leader when it comes back. Who does not vote, or whose disk stands still, only gives
+    /// the leader up.
     pub(super) fn pre_campaign(&mut self) {
-        if !self.log.configuration().is_voter(self.id) {
+        if !self.log.configuration().is_voter(self.id) || self.is_disk_stalled() {
             return self.follow(self.term(), None);
         }
         let mut candidacy = self.candidacy();

@@ -39,6 +39,10 @@ impl Raft {
     }
 
     pub(super) fn tick_leader(&mut self) {
+        if self.is_disk_stalled() {
+            tracing::warn!(me = %self.id, "stepped down: the disk has not answered for an election timeout");
+            return self.follow(self.term(), None);
+        }
         let Role::Leader(leader) = &mut self.role else { return };
         leader.heartbeat_ticks += 1;
         leader.quorum_ticks += 1;

@@ -255,12 +255,19 @@ impl Log {
         if self.has_write() { Some(self.next_token) } else { handed_out }
     }
 
-    /// A write is durable, and so are those before it.
-    pub(super) fn persisted(&mut self, token: WriteToken) {
+    /// Whether the store has a write that it has not reported durable.
+    pub(super) fn is_writing(&self) -> bool {
+        !self.writes.is_empty()
+    }
+
+    /// A write is durable, and so are those before it. Tells whether that is news.
+    pub(super) fn persisted(&mut self, token: WriteToken) -> bool {
+        let before = self.writes.len();
         while let Some(write) = self.writes.pop_front_if(|write| write.token <= token) {
             self.stable = self.stable.max(write.last);
         }
         self.cache.shrink(self.max_cached_bytes, self.stable);
+        self.writes.len() < before
     }
 }
 

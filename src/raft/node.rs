@@ -67,6 +67,8 @@ pub struct Raft {
     /// The wall clock as last told, in milliseconds.
     pub(super) clock_ms: u64,
     pub(super) next_read: u64,
+    /// Ticks since the disk was given a write or has finished one, while it owes one.
+    disk_silent_ticks: u32,
     reported: SoftState,
     refused: u64,
 }
@@ -93,6 +95,7 @@ impl Raft {
             held: VecDeque::new(),
             clock_ms: 0,
             next_read,
+            disk_silent_ticks: 0,
             reported,
             refused: 0,
         };
@@ -104,6 +107,7 @@ impl Raft {
     /// in entries.
     pub fn tick(&mut self, now_ms: u64) {
         self.clock_ms = now_ms;
+        self.disk_silent_ticks = if self.log.is_writing() { self.disk_silent_ticks.saturating_add(1) } else { 0 };
         match &self.role {
             Role::Follower(_) => self.tick_follower(),
             Role::PreCandidate(_) | Role::Candidate(_) => self.tick_candidate(),
@@ -186,7 +190,9 @@ impl Raft {
 
     /// The write, and all before it, is durable.
     pub fn persisted(&mut self, token: WriteToken) {
-        self.log.persisted(token);
+        if self.log.persisted(token) {
+            self.disk_silent_ticks = 0;
+        }
         while let Some((_, envelope)) = self.held.pop_front_if(|(after, _)| *after <= token) {
             self.dispatch(envelope);
         }
@@ -303,6 +309,12 @@ impl Raft {
     #[must_use]
     pub fn status(&self) -> crate::raft::Status {
         crate::raft::Status::of(self)
+    }
+
+    /// Whether the disk has owed an answer for an election timeout. A leader on such a disk could still commit by its
+    /// followers' disks, but would apply nothing: its clients would hang while its heartbeats keep others from leading.
+    pub(super) fn is_disk_stalled(&self) -> bool {
+        self.disk_silent_ticks >= self.config.election_ticks
     }
 
     /// How many messages that no correct peer sends have arrived.
