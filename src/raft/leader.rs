@@ -2,6 +2,7 @@
 //! sure that it still leads (section 6.2).
 
 use crate::raft::cache::within;
+use crate::raft::lease::Lease;
 use crate::raft::nonsense::Nonsense;
 use crate::raft::progress::{Inflights, Progress, State};
 use crate::raft::quorum::{self, Tally};
@@ -22,6 +23,7 @@ impl Raft {
         self.change_role(Role::Leader(Leader {
             progress,
             reads: ReadRounds::default(),
+            lease: Lease::default(),
             uncommitted: Inflights::default(),
             term_start,
             heartbeat_ticks: 0,
@@ -46,6 +48,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.heartbeat_ticks += 1;
         leader.quorum_ticks += 1;
+        leader.lease.tick(self.config.lease_ticks);
         let beat = leader.heartbeat_ticks >= self.config.heartbeat_ticks;
         if leader.quorum_ticks >= self.config.election_ticks && !self.check_quorum() {
             return self.follow(self.term(), None);
@@ -70,6 +73,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.heartbeat_ticks = 0;
         let round = leader.reads.start_round();
+        leader.lease.round_started(round);
         let (from, term, committed) = (self.id, self.log.term(), self.log.commit());
         self.out.messages.extend(leader.progress.iter().map(|(to, progress)| {
             let commit = committed.min(progress.matched);
@@ -146,7 +150,7 @@ impl Raft {
             return;
         }
         self.continue_membership();
-        self.answer_reads();
+        self.serve_reads();
         for to in self.followers() {
             while self.send_next(to) {}
         }
@@ -240,7 +244,15 @@ impl Raft {
         // Until an entry of its term is committed, the leader does not know what is.
         leader.reads.add(asker, id, self.log.commit().max(leader.term_start));
         leader.flush = true;
+        if self.holds_lease() {
+            self.answer_reads(u64::MAX);
+        }
         Ok(())
+    }
+
+    fn holds_lease(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        self.config.lease_ticks > 0 && leader.lease.holds(self.confirmed_round())
     }
 
     pub(super) fn on_read_index(&mut self, from: Incarnation, id: ReadId) {
@@ -249,15 +261,20 @@ impl Raft {
         }
     }
 
-    /// Answers reads whose round a quorum has answered, and begins the next round if reads wait for it.
-    fn answer_reads(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
+    /// The latest round of heartbeats that a quorum has answered.
+    fn confirmed_round(&self) -> u64 {
+        let Role::Leader(leader) = &self.role else { return 0 };
         let answered = |voter| match leader.progress.get(&voter) {
             _ if voter == self.id => u64::MAX,
             Some(progress) => progress.round,
             None => 0,
         };
-        let confirmed = quorum::reached(self.log.configuration(), answered).unwrap_or(0);
+        quorum::reached(self.log.configuration(), answered).unwrap_or(0)
+    }
+
+    /// Answers the reads that wait for no later round than this one, if the leader knows what is committed.
+    fn answer_reads(&mut self, confirmed: u64) {
+        let Role::Leader(leader) = &mut self.role else { return };
         let knows_commit = self.log.commit() >= leader.term_start;
         while knows_commit && let Some(read) = leader.reads.pop_confirmed(confirmed) {
             let (id, index) = (read.id, read.index);
@@ -267,7 +284,14 @@ impl Raft {
                 None => self.out.reads.push(ReadReady { id, index }),
             }
         }
-        if leader.reads.is_round_due() {
+    }
+
+    /// Answers the reads whose round a quorum has answered, and begins the next round if reads wait for it.
+    fn serve_reads(&mut self) {
+        self.answer_reads(self.confirmed_round());
+        if let Role::Leader(leader) = &self.role
+            && leader.reads.is_round_due()
+        {
             self.broadcast_heartbeat();
         }
     }

@@ -15,7 +15,7 @@
 //! | 4.2.1 learners catch up, 4.2.2 who is removed steps down, 4.3 joint consensus | `configuration`, `membership` |
 //! | 5 log compaction | [`Raft::snapshot_taken`], `follower` for installing |
 //! | 6.2 leaders that are cut off step down | `leader`, `dispatch` |
-//! | 6.4 linearizable reads | `read_index` |
+//! | 6.4 linearizable reads | `read_index`; 6.4.1 by lease: `lease` |
 //! | 10.2 writing in parallel, pipelining, batching | `log`, `progress`, [`Raft::ready`] |
 //!
 //! Nothing is said before what it implies is durable: such messages wait inside for [`Raft::persisted`]. What arrives
@@ -29,6 +29,7 @@ mod delivery;
 mod dispatch;
 mod follower;
 mod leader;
+mod lease;
 mod log;
 mod membership;
 mod message;

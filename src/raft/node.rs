@@ -69,6 +69,8 @@ pub struct Raft {
     pub(super) next_read: u64,
     /// Ticks since the disk was given a write or has finished one, while it owes one.
     disk_silent_ticks: u32,
+    /// Ticks since a leader was heard in this life, of whatever term, or since it began.
+    pub(super) leader_silent_ticks: u32,
     reported: SoftState,
     refused: u64,
 }
@@ -96,6 +98,7 @@ impl Raft {
             clock_ms: 0,
             next_read,
             disk_silent_ticks: 0,
+            leader_silent_ticks: 0,
             reported,
             refused: 0,
         };
@@ -107,6 +110,7 @@ impl Raft {
     /// in entries.
     pub fn tick(&mut self, now_ms: u64) {
         self.clock_ms = now_ms;
+        self.leader_silent_ticks = self.leader_silent_ticks.saturating_add(1);
         self.disk_silent_ticks = if self.log.is_writing() { self.disk_silent_ticks.saturating_add(1) } else { 0 };
         match &self.role {
             Role::Follower(_) => self.tick_follower(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::raft::lease::Lease;
 use crate::raft::progress::{Inflights, Progress};
 use crate::raft::read_index::{ForwardedReads, ReadRounds};
 use crate::raft::transfer::Transfer;
@@ -61,6 +62,7 @@ pub(super) struct Leader {
     /// The other members.
     pub(super) progress: BTreeMap<Incarnation, Progress>,
     pub(super) reads: ReadRounds,
+    pub(super) lease: Lease,
     /// Own proposals that are not committed.
     pub(super) uncommitted: Inflights,
     /// The first entry of its term. Once it is committed, so are all before it.

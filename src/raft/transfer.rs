@@ -89,6 +89,7 @@ impl Raft {
         let matched = leader.progress.get(&transfer.to).map_or(Index::ZERO, |progress| progress.matched);
         if matched == last && !std::mem::replace(&mut transfer.asked, true) {
             let to = transfer.to;
+            leader.lease.give_up();
             self.send(to, Message::TimeoutNow);
         }
     }

@@ -142,6 +142,7 @@ impl Script {
                 "max_inflight_messages" => self.values.max_inflight_messages = value,
                 "max_inflight_bytes" => self.values.max_inflight_bytes = value,
                 "max_uncommitted_bytes" => self.values.max_uncommitted_bytes = value,
+                "lease_ticks" => self.values.lease_ticks = u32::try_from(value)?,
                 "max_promotion_lag" => self.values.max_promotion_lag = value as u64,
                 "cached_log_bytes" => self.values.cached_log_bytes = value,
                 other => return Err(format!("no setting '{other}'").into()),

@@ -82,6 +82,7 @@ impl Sim {
             max_uncommitted_bytes: 2000,
             max_apply_bytes: 200,
             cached_log_bytes: 200,
+            lease_ticks: 0,
             max_promotion_lag: 5,
         };
         let mut sim = Self {
