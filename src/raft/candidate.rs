@@ -15,10 +15,10 @@ impl Raft {
     }
 
     /// Asks the others whether an election would succeed. Nobody's term changes by that, so a peer that was cut off
-    /// does not depose a healthy leader when it comes back. Who does not vote, or whose disk stands still, only gives
-    /// the leader up.
+    /// does not depose a healthy leader when it comes back. Who may not run, or whose disk stands still, only gives the
+    /// leader up.
     pub(super) fn pre_campaign(&mut self) {
-        if !self.log.configuration().is_voter(self.id) || self.is_disk_stalled() {
+        if !self.may_run() || self.is_disk_stalled() {
             return self.follow(self.term(), None);
         }
         let mut candidacy = self.candidacy();
@@ -30,6 +30,14 @@ impl Raft {
             self.out.messages.push(Envelope { from: self.id, to, term, message: Message::PreVote { last } });
         }
         self.count_votes();
+    }
+
+    /// Voters may run. So may a peer that leaves, as long as it does not know that this is committed: it may be the only
+    /// one left whose log the others can vote for (thesis section 4.2.2). It does not count itself.
+    fn may_run(&self) -> bool {
+        let index = self.log.configuration_index();
+        let is_leaving = || index > self.log.commit() && self.log.configuration_at(index.prev()).is_voter(self.id);
+        self.log.configuration().is_voter(self.id) || is_leaving()
     }
 
     /// Runs in an election. The vote for itself is a message like the others: it counts once it is durable.
