@@ -222,7 +222,7 @@ impl Raft {
     /// current one, or not of this peer's log, is ignored.
     pub fn snapshot_taken(&mut self, meta: SnapshotMeta, keep: u64) {
         let position = meta.position;
-        let is_newer = self.log.snapshot().is_none_or(|old| old.position.index < position.index);
+        let is_newer = self.log.snapshot().map_or(Index::ZERO, |old| old.position.index) < position.index;
         if is_newer && position.index <= self.delivery.given() && self.log.holds(position) {
             self.log.compact(meta, keep);
         } else {

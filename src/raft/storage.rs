@@ -203,6 +203,12 @@ impl MemStorage {
         self.restored.clone()
     }
 
+    /// The same, to look at.
+    #[must_use]
+    pub fn state(&self) -> &Restored {
+        &self.restored
+    }
+
     /// The entries, oldest first.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()

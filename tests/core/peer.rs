@@ -45,6 +45,7 @@ pub enum Job {
 pub struct Peer {
     pub id: Incarnation,
     pub raft: Raft,
+    pub values: ConfigValues,
     /// What survives a crash.
     pub disk: MemStorage,
     /// What the disk will hold once all writes are done.
@@ -77,6 +78,7 @@ impl Peer {
         Self {
             id,
             raft: Raft::new(id, config, disk.restored(), seed),
+            values: values.clone(),
             written: disk.clone(),
             disk,
             files: BTreeMap::new(),
@@ -96,7 +98,7 @@ impl Peer {
     pub fn restart(&mut self, values: &ConfigValues, seed: u64) {
         let files = std::mem::take(&mut self.files);
         *self = Self::start(self.id, values, self.disk.clone(), seed);
-        if let Some(meta) = self.disk.restored().snapshot {
+        if let Some(meta) = &self.disk.state().snapshot {
             self.machine = files[&meta.position.index].clone();
         }
         self.files = files;

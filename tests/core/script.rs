@@ -384,7 +384,8 @@ fn written(write: &Write) -> String {
     format!("#{}: {}", write.token.0, parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
-fn said(envelope: &Envelope) -> String {
+/// A message in words.
+pub fn said(envelope: &Envelope) -> String {
     let what = match &envelope.message {
         Message::PreVote { last } => format!("PreVote last {last}"),
         Message::PreVoteReply { granted } => format!("PreVoteReply {}", if *granted { "yes" } else { "no" }),
