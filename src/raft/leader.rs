@@ -8,9 +8,7 @@ use crate::raft::progress::{Inflights, Progress, State};
 use crate::raft::quorum::{self, Tally};
 use crate::raft::read_index::ReadRounds;
 use crate::raft::role::{Leader, Role};
-use crate::raft::{
-    AppendReply, Entry, Envelope, LogRead, LogReadPurpose, Message, Payload, Raft, ReadError, ReadId, ReadReady,
-};
+use crate::raft::{AppendReply, Entry, Envelope, LogRead, LogReadPurpose, Message, Payload, Raft};
 use crate::types::{Incarnation, Index, LogPosition};
 
 impl Raft {
@@ -69,7 +67,7 @@ impl Raft {
         tally == Tally::Won
     }
 
-    fn broadcast_heartbeat(&mut self) {
+    pub(super) fn broadcast_heartbeat(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.heartbeat_ticks = 0;
         let round = leader.reads.start_round();
@@ -233,66 +231,5 @@ impl Raft {
         progress.snapshot_started(meta.position.index);
         let message = Message::Snapshot { meta };
         self.out.snapshots.push(Envelope { from: self.id, to, term: self.log.term(), message });
-    }
-
-    /// A read at the leader, its own or a follower's.
-    pub(super) fn read_at_leader(&mut self, asker: Option<Incarnation>, id: ReadId) -> Result<(), ReadError> {
-        let Role::Leader(leader) = &mut self.role else { return Err(ReadError::NoLeader) };
-        if leader.reads.is_full() {
-            return Err(ReadError::TooManyReads);
-        }
-        // Until an entry of its term is committed, the leader does not know what is.
-        leader.reads.add(asker, id, self.log.commit().max(leader.term_start));
-        leader.flush = true;
-        if self.holds_lease() {
-            self.answer_reads(u64::MAX);
-        }
-        Ok(())
-    }
-
-    fn holds_lease(&self) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
-        self.config.lease_ticks > 0 && leader.lease.holds(self.confirmed_round())
-    }
-
-    pub(super) fn on_read_index(&mut self, from: Incarnation, id: ReadId) {
-        if let Err(error) = self.read_at_leader(Some(from), id) {
-            tracing::debug!(me = %self.id, %from, %error, "a follower's read is dropped; it will ask again");
-        }
-    }
-
-    /// The latest round of heartbeats that a quorum has answered.
-    fn confirmed_round(&self) -> u64 {
-        let Role::Leader(leader) = &self.role else { return 0 };
-        let answered = |voter| match leader.progress.get(&voter) {
-            _ if voter == self.id => u64::MAX,
-            Some(progress) => progress.round,
-            None => 0,
-        };
-        quorum::reached(self.log.configuration(), answered).unwrap_or(0)
-    }
-
-    /// Answers the reads that wait for no later round than this one, if the leader knows what is committed.
-    fn answer_reads(&mut self, confirmed: u64) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let knows_commit = self.log.commit() >= leader.term_start;
-        while knows_commit && let Some(read) = leader.reads.pop_confirmed(confirmed) {
-            let (id, index) = (read.id, read.index);
-            let (from, term, message) = (self.id, self.log.term(), Message::ReadIndexReply { id, index });
-            match read.asker {
-                Some(to) => self.out.messages.push(Envelope { from, to, term, message }),
-                None => self.out.reads.push(ReadReady { id, index }),
-            }
-        }
-    }
-
-    /// Answers the reads whose round a quorum has answered, and begins the next round if reads wait for it.
-    fn serve_reads(&mut self) {
-        self.answer_reads(self.confirmed_round());
-        if let Role::Leader(leader) = &self.role
-            && leader.reads.is_round_due()
-        {
-            self.broadcast_heartbeat();
-        }
     }
 }

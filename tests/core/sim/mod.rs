@@ -21,7 +21,7 @@ use world::Sim;
 use crate::sim::faults::{Counts, MUST_OCCUR};
 
 /// The default run.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 600;
 const STEPS: u64 = 2000;
 /// With so many seeds, each fault must have occurred.
 const SEEDS_FOR_ALL_FAULTS: u64 = 100;
