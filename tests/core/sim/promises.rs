@@ -106,7 +106,7 @@ impl Promises {
         for envelope in &peer.outbox {
             self.check_message(hosts, peer, envelope);
         }
-        check_jobs(peer, jobs, counts);
+        self.check_jobs(peer, jobs, counts);
         let seen = self.seen(id);
         (seen.term, seen.commit, seen.applied) = (status.term, status.commit, status.applied);
         seen.leading = peer.raft.is_leader().then_some((status.term, status.last.index));
@@ -288,6 +288,37 @@ impl Promises {
         assert_eq!(vote, voted_for, "one vote a term");
     }
 
+    /// Only what is committed and durable here is given to the machine.
+    fn check_jobs(&self, peer: &Peer, known: usize, counts: &mut Counts) {
+        let durable = peer.disk.state();
+        for job in peer.jobs.iter().skip(known) {
+            let Job::Apply(entries) = job else {
+                counts.count("snapshot installed");
+                self.check_whole_log(peer);
+                continue;
+            };
+            let last = entries.last().expect("a job is not empty");
+            let term = durable.term_at(last.index);
+            assert!(durable.base.index > last.index || term == Some(last.term), "applied before it is durable");
+            assert!(last.index <= peer.raft.status().commit, "applied before it is committed");
+        }
+    }
+
+    /// Log Matching for what an install has left, which no write mentions.
+    fn check_whole_log(&self, peer: &Peer) {
+        let log = peer.written.state();
+        for index in (log.base.index.next().0..=log.last.0).map(Index) {
+            let position = LogPosition::new(log.term_at(index).expect("a log has no gaps"), index);
+            if let Some((_, Some(before))) = self.entries.get(&position) {
+                assert_eq!(
+                    log.term_at(index.prev()),
+                    Some(*before),
+                    "a snapshot's log goes on with what is not behind it"
+                );
+            }
+        }
+    }
+
     /// What is accepted is what the leader has there.
     fn check_acceptance(&self, hosts: &Hosts, durable: &Restored, envelope: &Envelope, matched: Index) {
         let leader = &hosts[&envelope.to].peer;
@@ -398,19 +429,4 @@ fn check_inflights(peer: &Peer, to: Incarnation) {
     let values = &peer.values;
     assert!(follower.inflight_messages <= values.max_inflight_messages, "{follower:?}");
     assert!(follower.inflight_bytes < values.max_inflight_bytes + LARGEST_ENTRY_BYTES, "{follower:?}");
-}
-
-/// Only what is committed and durable here is given to the machine.
-fn check_jobs(peer: &Peer, known: usize, counts: &mut Counts) {
-    let durable = peer.disk.state();
-    for job in peer.jobs.iter().skip(known) {
-        let Job::Apply(entries) = job else {
-            counts.count("snapshot installed");
-            continue;
-        };
-        let last = entries.last().expect("a job is not empty");
-        let term = durable.term_at(last.index);
-        assert!(durable.base.index > last.index || term == Some(last.term), "applied before it is durable");
-        assert!(last.index <= peer.raft.status().commit, "applied before it is committed");
-    }
 }
