@@ -106,7 +106,7 @@ impl Sim {
         if self.rng.random_bool(0.01) {
             self.change_members();
         }
-        if self.rng.random_bool(0.005) {
+        if self.rng.random_bool(0.02) {
             self.transfer(&ids);
         }
     }
@@ -220,9 +220,10 @@ impl Sim {
     fn transfer(&mut self, ids: &[Incarnation]) {
         let Some(leader) = self.leaders().into_iter().choose(&mut self.rng) else { return };
         let Some(to) = ids.iter().copied().choose(&mut self.rng) else { return };
-        if self.host(leader).peer.raft.transfer(to).is_ok() && to != leader {
+        let is_first = self.hosts[&leader].peer.raft.transferring_to().is_none();
+        if self.host(leader).peer.raft.transfer(to).is_ok() && is_first && to != leader {
             self.counts.count("transfer");
-            self.promises.transfer_started(self.hosts[&leader].peer.raft.term(), to);
+            self.promises.transfer_started(&self.hosts[&leader].peer, to);
             let now = self.now;
             self.trace.note(&[now, leader.0, to.0], || format!("{now:5} {leader} is to hand over to {to}"));
         }
@@ -306,6 +307,9 @@ impl Sim {
         let learner_is_dead = configuration.learners.keys().any(|id| self.hosts[id].is_down);
         if !configuration.is_settled() && !learner_is_dead {
             return Err(format!("unfinished: {configuration:?}"));
+        }
+        if configuration.is_settled() && !configuration.is_voter(leader) {
+            return Err(format!("{leader} leads a cluster that it has left"));
         }
         if raft.status().commit < raft.configuration_index() {
             return Err("the configuration is not committed".to_owned());

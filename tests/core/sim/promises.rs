@@ -363,8 +363,9 @@ impl Promises {
         assert!(!is_stalled || !peer.raft.is_leader(), "a leader whose disk stands still leads on");
     }
 
-    pub fn transfer_started(&mut self, term: Term, to: Incarnation) {
-        self.transfers.insert((term, to));
+    pub fn transfer_started(&mut self, leader: &Peer, to: Incarnation) {
+        self.seen(leader.id).transfer_ticks = 0;
+        self.transfers.insert((leader.raft.term(), to));
     }
 
     pub fn read_started(&mut self, id: Incarnation, read: ReadId) {
