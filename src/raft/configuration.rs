@@ -29,6 +29,9 @@ pub struct Configuration {
 }
 
 impl Configuration {
+    /// The most voters that a cluster can be changed to. Every entry waits for more than half of them.
+    pub const MAX_VOTERS: usize = 64;
+
     /// Nobody: what a peer knows that has not heard of its cluster yet.
     pub(super) const NOBODY: Self = Self {
         voters: BTreeMap::new(),

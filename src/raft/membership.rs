@@ -29,6 +29,9 @@ pub enum MembershipError {
     /// The peers are these already.
     #[error("the cluster consists of these peers already")]
     Same,
+    /// Entries with more peers would be larger than what they are good for.
+    #[error("{0} peers are too many: give at most {max}", max = Configuration::MAX_VOTERS)]
+    TooMany(usize),
     /// Nobody would be left.
     #[error("a cluster needs at least one peer: delete the cluster instead")]
     Empty,
@@ -60,6 +63,9 @@ impl Raft {
         let now = self.log.configuration();
         if voters.is_empty() {
             return Err(MembershipError::Empty);
+        }
+        if voters.len() > Configuration::MAX_VOTERS {
+            return Err(MembershipError::TooMany(voters.len()));
         }
         // Else two leaders could each change the set without knowing of the other's change, and decide by majorities
         // that do not intersect (the error of 2015 in the thesis' single-server changes).

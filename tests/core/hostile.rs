@@ -113,6 +113,8 @@ fn no_message_makes_a_peer_panic_or_break_its_word() {
                 peer.raft.tick(0);
                 let _ = peer.raft.propose(vec![Bytes::from_static(b"true")], 0);
                 let _ = peer.raft.read_index();
+                let _ = peer.raft.transfer(Incarnation(liar.0.random_range(1..6)));
+                let _ = peer.raft.propose_membership(liar.configuration().voters, 0);
             }
             peer.pump();
             while liar.0.random_bool(0.7) && peer.persist_one() {
