@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::raft::cache::Cache;
 use crate::raft::{Configuration, Entry, HardState, Restored, SnapshotMeta, Write, WriteToken};
-use crate::types::{Incarnation, Index, LogPosition, Term};
+use crate::types::{Incarnation, Index, LogPosition, PeerId, Term};
 
 /// Term, vote and log.
 ///
@@ -124,6 +124,13 @@ impl Log {
     /// The newest configuration in the log, committed or not (thesis section 4.1).
     pub(super) fn configuration(&self) -> &Configuration {
         self.configuration_at(self.last())
+    }
+
+    /// Where a peer lives by the newest configuration in the log that names it.
+    pub(super) fn address(&self, peer: Incarnation) -> Option<&PeerId> {
+        let in_log = self.state.configurations.iter().rev().map(|(_, configuration)| configuration);
+        let in_snapshot = self.snapshot().map(|meta| &meta.configuration);
+        in_log.chain(in_snapshot).find_map(|configuration| configuration.address(peer))
     }
 
     /// Where the newest configuration stands; that of a snapshot at the latest there.

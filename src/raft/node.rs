@@ -15,7 +15,7 @@ use crate::raft::{
     Config, ConfigValues, Configuration, Entry, Envelope, LogRead, LogReadPurpose, Message, Payload, ReadId, Ready,
     Restored, SnapshotMeta, SoftState, WriteToken,
 };
-use crate::types::{Incarnation, Index, Term};
+use crate::types::{Incarnation, Index, PeerId, Term};
 
 /// Why a proposal was not taken. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -294,6 +294,13 @@ impl Raft {
     #[must_use]
     pub fn configuration(&self) -> &Configuration {
         self.log.configuration()
+    }
+
+    /// Where a peer lives, also one that has just left: it is sent the log until its leaving is committed. None on a
+    /// peer that has not heard of its cluster yet.
+    #[must_use]
+    pub fn address(&self, peer: Incarnation) -> Option<&PeerId> {
+        self.log.address(peer)
     }
 
     /// Where the configuration in effect stands in the log: once that is committed, the configuration stays.

@@ -276,7 +276,10 @@ impl Promises {
                 self.said(peer.id, envelope.term);
                 return;
             }
-            Message::Append { .. } => return check_inflights(peer, envelope.to),
+            Message::Append { .. } | Message::Heartbeat { .. } | Message::TimeoutNow => {
+                assert!(peer.raft.address(envelope.to).is_some(), "a leader knows where its followers live");
+                return check_inflights(peer, envelope.to);
+            }
             _ => return,
         };
         assert!(durable.hard_state.term >= envelope.term, "a vote before its term is durable");
