@@ -56,6 +56,7 @@ mod tests {
         lease.round_started(2);
         lease.round_started(3);
         assert!(!lease.holds(0), "nobody has answered");
+        assert_eq!(lease.starts.len(), 2, "the first round of a tick stands for all");
         lease.tick(3);
         assert!(lease.holds(1));
         lease.tick(3);
