@@ -275,7 +275,7 @@ impl Driver {
     fn step(&mut self, from: &NodeAddr, frame: PeerFrame) {
         let now = self.now();
         let Some(peer) = self.running(frame.envelope.to) else { return };
-        let sender = peer.replica.raft().configuration().address(frame.envelope.from);
+        let sender = peer.replica.raft().address(frame.envelope.from);
         let is_genuine = peer.record.genesis.cluster == frame.cluster && sender.is_some_and(|peer| peer.node() == from);
         if is_genuine {
             peer.replica.step(frame.envelope, now);
@@ -416,7 +416,7 @@ impl Driver {
 
     fn send(network: &mut Network, peer: &HostedPeer, envelope: Envelope) {
         // A receiver that left the configuration meanwhile has no address, and needs no message.
-        let Some(to) = peer.replica.raft().configuration().address(envelope.to).map(PeerId::node).cloned() else {
+        let Some(to) = peer.replica.raft().address(envelope.to).map(PeerId::node).cloned() else {
             return;
         };
         let is_urgent = !matches!(envelope.message, Message::Append { .. });
@@ -425,7 +425,7 @@ impl Driver {
     }
 
     fn send_snapshot(parts: &Parts, peer: &HostedPeer, envelope: Envelope) {
-        let Some(to) = peer.replica.raft().configuration().address(envelope.to).map(PeerId::node).cloned() else {
+        let Some(to) = peer.replica.raft().address(envelope.to).map(PeerId::node).cloned() else {
             return;
         };
         let frame = PeerFrame { cluster: peer.record.genesis.cluster, envelope };

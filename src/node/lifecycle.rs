@@ -63,7 +63,7 @@ impl ClusterSpec {
 
     /// What every peer's log begins with.
     pub(super) fn bootstrap(&self) -> Write {
-        Write::bootstrap(Configuration { voters: self.peers.iter().cloned().collect() }, self.time_ms)
+        Write::bootstrap(Configuration::of(self.peers.iter().cloned().collect()), self.time_ms)
     }
 
     fn nodes(&self) -> BTreeSet<NodeAddr> {

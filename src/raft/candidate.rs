@@ -15,41 +15,47 @@ impl Raft {
     }
 
     /// Asks the others whether an election would succeed. Nobody's term changes by that, so a peer that was cut off
-    /// does not depose a healthy leader when it comes back.
+    /// does not depose a healthy leader when it comes back. Who may not run, or whose disk stands still, only gives the
+    /// leader up.
     pub(super) fn pre_campaign(&mut self) {
-        if !self.log.configuration().contains(self.id) {
-            return;
+        if !self.may_run() || self.is_disk_stalled() {
+            return self.follow(self.term(), None);
         }
         let mut candidacy = self.candidacy();
         candidacy.note(self.id, true);
         self.change_role(Role::PreCandidate(candidacy));
         let last = self.log.last_position();
-        for to in self.voters().into_iter().filter(|voter| *voter != self.id) {
+        for to in self.log.configuration().all_voters().into_iter().filter(|voter| *voter != self.id) {
             let term = self.term().next();
             self.out.messages.push(Envelope { from: self.id, to, term, message: Message::PreVote { last } });
         }
         self.count_votes();
     }
 
+    /// Voters may run. So may a peer that leaves, as long as it does not know that this is committed: it may be the only
+    /// one left whose log the others can vote for (thesis section 4.2.2). It does not count itself.
+    fn may_run(&self) -> bool {
+        let index = self.log.configuration_index();
+        let is_leaving = || index > self.log.commit() && self.log.configuration_at(index.prev()).is_voter(self.id);
+        self.log.configuration().is_voter(self.id) || is_leaving()
+    }
+
     /// Runs in an election. The vote for itself is a message like the others: it counts once it is durable.
-    fn campaign(&mut self) {
+    pub(super) fn campaign(&mut self, appointed: bool) {
         self.enter_term(self.term().next(), Some(self.id));
         let candidacy = self.candidacy();
         self.change_role(Role::Candidate(candidacy));
         let last = self.log.last_position();
-        for voter in self.voters() {
+        for voter in self.log.configuration().all_voters() {
             let is_self = voter == self.id;
-            let message = if is_self { Message::VoteReply { granted: true } } else { Message::Vote { last } };
+            let message =
+                if is_self { Message::VoteReply { granted: true } } else { Message::Vote { last, appointed } };
             self.send_durable(voter, message);
         }
     }
 
     fn candidacy(&mut self) -> Candidacy {
         Candidacy { timeout_ticks: self.election_timeout(), ..Candidacy::default() }
-    }
-
-    fn voters(&self) -> Vec<Incarnation> {
-        self.log.configuration().voters.keys().copied().collect()
     }
 
     pub(super) fn on_pre_vote(&mut self, from: Incarnation, term: Term, last: LogPosition) {
@@ -94,7 +100,7 @@ impl Raft {
         let (Role::PreCandidate(candidacy) | Role::Candidate(candidacy)) = &self.role else { return };
         let tally = quorum::tally(self.log.configuration(), |voter| candidacy.vote(voter));
         match (tally, &self.role) {
-            (Tally::Won, Role::PreCandidate(_)) => self.campaign(),
+            (Tally::Won, Role::PreCandidate(_)) => self.campaign(false),
             (Tally::Won, _) => self.lead(),
             (Tally::Lost, _) => self.follow(self.term(), None),
             (Tally::Open, _) => {}

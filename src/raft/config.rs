@@ -20,6 +20,16 @@ pub struct ConfigValues {
     pub max_apply_bytes: usize,
     /// The bytes of recent entries kept in memory. Entries that are not durable yet are kept beyond it.
     pub cached_log_bytes: usize,
+    /// How long a leader that a quorum has answered serves reads without asking again; 0, the default, means that
+    /// it always asks. All peers of a cluster must agree on whether this is 0.
+    ///
+    /// Reads are then linearizable only as long as the clocks are good: while a leader counts `lease_ticks`, no other
+    /// peer may count `election_ticks - 1`. A leader that is stopped and goes on, as by SIGSTOP or a migration of its
+    /// virtual machine, breaks that.
+    pub lease_ticks: u32,
+    /// A new peer becomes a voter when it is at most this many entries behind what is committed. A large number
+    /// lets commitment wait for it, a small one lets a busy cluster's change wait.
+    pub max_promotion_lag: u64,
 }
 
 impl Default for ConfigValues {
@@ -33,6 +43,8 @@ impl Default for ConfigValues {
             max_uncommitted_bytes: 16 << 20,
             max_apply_bytes: 4 << 20,
             cached_log_bytes: 8 << 20,
+            lease_ticks: 0,
+            max_promotion_lag: 1000,
         }
     }
 }
@@ -56,6 +68,14 @@ pub enum ConfigError {
         election: u32,
         /// The configured heartbeat ticks.
         heartbeat: u32,
+    },
+    /// The others would elect another leader while this one still trusts its lease.
+    #[error("lease_ticks is {lease} and election_ticks {election}: a lease must end before others may be elected")]
+    LeaseTooLong {
+        /// The configured lease ticks.
+        lease: u32,
+        /// The configured election ticks.
+        election: u32,
     },
     /// More ticks than any peer waits.
     #[error("election_ticks is {0}: give at most {max}", max = Config::MAX_ELECTION_TICKS)]
@@ -92,6 +112,10 @@ impl Config {
             let (election, heartbeat) = (values.election_ticks, values.heartbeat_ticks);
             return Err(ConfigError::ElectionTooSoon { election, heartbeat });
         }
+        if values.lease_ticks >= values.election_ticks {
+            let (lease, election) = (values.lease_ticks, values.election_ticks);
+            return Err(ConfigError::LeaseTooLong { lease, election });
+        }
         Ok(Self { values })
     }
 
@@ -122,6 +146,8 @@ mod tests {
         assert_eq!(with(|values| values.heartbeat_ticks = 0), ConfigError::Zero("heartbeat_ticks"));
         let too_soon = ConfigError::ElectionTooSoon { election: 3, heartbeat: 2 };
         assert_eq!(with(|values| values.election_ticks = 3), too_soon);
+        let too_long = ConfigError::LeaseTooLong { lease: 10, election: 10 };
+        assert_eq!(with(|values| values.lease_ticks = 10), too_long);
         assert_eq!(with(|values| values.election_ticks = u32::MAX), ConfigError::ElectionTooLate(u32::MAX));
     }
 }

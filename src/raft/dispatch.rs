@@ -12,6 +12,7 @@ impl Raft {
     pub(super) fn step_checked(&mut self, envelope: Envelope) {
         match envelope.term.cmp(&self.term()) {
             Ordering::Less => return self.answer_old_term(envelope.from, &envelope.message),
+            _ if self.breaks_promise(&envelope.message) => return,
             Ordering::Greater if self.is_disruption(&envelope.message) => return,
             Ordering::Greater if is_about_a_real_term(&envelope.message) => self.follow(envelope.term, None),
             Ordering::Greater | Ordering::Equal => {}
@@ -20,9 +21,9 @@ impl Raft {
         match message {
             Message::PreVote { last } => self.on_pre_vote(from, term, last),
             Message::PreVoteReply { granted } => self.on_pre_vote_reply(from, term, granted),
-            Message::Vote { last } => self.on_vote(from, last),
+            Message::Vote { last, .. } => self.on_vote(from, last),
             Message::VoteReply { granted } => self.on_vote_reply(from, granted),
-            Message::Append { .. } | Message::Heartbeat { .. } | Message::Snapshot { .. } => {
+            Message::Append { .. } | Message::Heartbeat { .. } | Message::TimeoutNow | Message::Snapshot { .. } => {
                 self.step_from_leader(from, term, message);
             }
             Message::AppendReply(reply) => self.on_append_reply(from, reply),
@@ -38,23 +39,32 @@ impl Raft {
             Some(_) => self.leader_heard(),
             None => self.follow(term, Some(from)),
         }
+        self.leader_silent_ticks = 0;
         match message {
             Message::Append { prev, entries, commit } => self.on_append(from, prev, entries, commit),
             Message::Heartbeat { commit, round } => self.on_heartbeat(from, commit, round),
+            Message::TimeoutNow => self.on_timeout_now(),
             Message::Snapshot { meta } => self.on_snapshot(from, meta),
             _ => {}
         }
     }
 
-    /// A peer that hears its leader does not help to depose it (thesis sections 4.2.3 and 6.2).
+    /// A peer that hears its leader does not help to depose it (thesis sections 4.2.3 and 6.2), unless the leader
+    /// itself wants that.
     fn is_disruption(&self, message: &Message) -> bool {
-        let asks_for_a_vote = matches!(message, Message::PreVote { .. } | Message::Vote { .. });
         let leader_is_alive = match &self.role {
             Role::Follower(follower) => follower.leader.is_some() && follower.silent_ticks < self.config.election_ticks,
             Role::PreCandidate(_) | Role::Candidate(_) => false,
             Role::Leader(_) => true,
         };
-        asks_for_a_vote && leader_is_alive
+        leader_is_alive && asks_for_a_vote(message)
+    }
+
+    /// Where leaders serve reads by lease, whoever has heard one has promised not to help another for a while. Neither
+    /// a restart nor a later term ends that.
+    fn breaks_promise(&self, message: &Message) -> bool {
+        let has_promised = self.config.lease_ticks > 0 && self.leader_silent_ticks < self.config.election_ticks;
+        has_promised && asks_for_a_vote(message)
     }
 
     /// The sender is behind and has to learn the term. A leader that was deposed unawares learns it from any answer;
@@ -69,6 +79,11 @@ impl Raft {
             _ => {}
         }
     }
+}
+
+/// Whether a peer wants to lead without the leader's consent.
+fn asks_for_a_vote(message: &Message) -> bool {
+    matches!(message, Message::PreVote { .. } | Message::Vote { appointed: false, .. })
 }
 
 /// A pre-vote and its grant carry a term that nobody has entered yet.

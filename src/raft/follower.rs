@@ -2,7 +2,7 @@
 
 use crate::raft::nonsense::Nonsense;
 use crate::raft::role::Role;
-use crate::raft::{AppendReply, Entry, Message, Raft, ReadError, ReadId, ReadReady, SnapshotMeta};
+use crate::raft::{AppendReply, Entry, Message, Raft, SnapshotMeta};
 use crate::types::{Incarnation, Index, LogPosition};
 
 impl Raft {
@@ -87,26 +87,5 @@ impl Raft {
             self.out.install = Some(meta);
         }
         self.accept(leader, position.index.max(self.log.commit()));
-    }
-
-    /// Asks the leader on behalf of a read here.
-    pub(super) fn forward_read(&mut self, id: ReadId) -> Result<(), ReadError> {
-        let Role::Follower(follower) = &mut self.role else { return Err(ReadError::NoLeader) };
-        let leader = follower.leader.ok_or(ReadError::NoLeader)?;
-        if follower.reads.is_full() {
-            return Err(ReadError::TooManyReads);
-        }
-        follower.reads.add(id);
-        self.send(leader, Message::ReadIndex { id });
-        Ok(())
-    }
-
-    pub(super) fn on_read_index_reply(&mut self, from: Incarnation, id: ReadId, index: Index) {
-        if let Role::Follower(follower) = &mut self.role
-            && follower.leader == Some(from)
-            && follower.reads.remove(id)
-        {
-            self.out.reads.push(ReadReady { id, index });
-        }
     }
 }

@@ -2,29 +2,31 @@
 //! sure that it still leads (section 6.2).
 
 use crate::raft::cache::within;
+use crate::raft::lease::Lease;
 use crate::raft::nonsense::Nonsense;
 use crate::raft::progress::{Inflights, Progress, State};
 use crate::raft::quorum::{self, Tally};
 use crate::raft::read_index::ReadRounds;
 use crate::raft::role::{Leader, Role};
-use crate::raft::{
-    AppendReply, Entry, Envelope, LogRead, LogReadPurpose, Message, Payload, Raft, ReadError, ReadId, ReadReady,
-};
+use crate::raft::{AppendReply, Entry, Envelope, LogRead, LogReadPurpose, Message, Payload, Raft};
 use crate::types::{Incarnation, Index, LogPosition};
 
 impl Raft {
     /// Takes office. An empty entry of the new term commits what older terms left behind.
     pub(super) fn lead(&mut self) {
         let term_start = self.log.last().next();
-        let others = self.log.configuration().members().filter(|member| *member != self.id);
+        let members = self.log.configuration().members();
+        let others = members.into_iter().filter(|member| *member != self.id);
         let progress = others.map(|member| (member, Progress::new(term_start))).collect();
         self.change_role(Role::Leader(Leader {
             progress,
             reads: ReadRounds::default(),
+            lease: Lease::default(),
             uncommitted: Inflights::default(),
             term_start,
             heartbeat_ticks: 0,
             quorum_ticks: 0,
+            transfer: None,
             flush: true,
         }));
         self.append_own(Payload::Noop);
@@ -37,9 +39,14 @@ impl Raft {
     }
 
     pub(super) fn tick_leader(&mut self) {
+        if self.is_disk_stalled() {
+            tracing::warn!(me = %self.id, "stepped down: the disk has not answered for an election timeout");
+            return self.follow(self.term(), None);
+        }
         let Role::Leader(leader) = &mut self.role else { return };
         leader.heartbeat_ticks += 1;
         leader.quorum_ticks += 1;
+        leader.lease.tick(self.config.lease_ticks);
         let beat = leader.heartbeat_ticks >= self.config.heartbeat_ticks;
         if leader.quorum_ticks >= self.config.election_ticks && !self.check_quorum() {
             return self.follow(self.term(), None);
@@ -47,6 +54,7 @@ impl Raft {
         if beat {
             self.broadcast_heartbeat();
         }
+        self.tick_transfer();
     }
 
     /// Whether a quorum was heard since the last time.
@@ -59,10 +67,11 @@ impl Raft {
         tally == Tally::Won
     }
 
-    fn broadcast_heartbeat(&mut self) {
+    pub(super) fn broadcast_heartbeat(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.heartbeat_ticks = 0;
         let round = leader.reads.start_round();
+        leader.lease.round_started(round);
         let (from, term, committed) = (self.id, self.log.term(), self.log.commit());
         self.out.messages.extend(leader.progress.iter().map(|(to, progress)| {
             let commit = committed.min(progress.matched);
@@ -138,11 +147,18 @@ impl Raft {
         if !std::mem::take(&mut leader.flush) {
             return;
         }
-        let followers: Vec<_> = leader.progress.keys().copied().collect();
-        self.answer_reads();
-        for to in followers {
+        self.continue_membership();
+        self.serve_reads();
+        for to in self.followers() {
             while self.send_next(to) {}
         }
+        self.continue_transfer();
+        self.finish_membership();
+    }
+
+    fn followers(&self) -> Vec<Incarnation> {
+        let Role::Leader(leader) = &self.role else { return Vec::new() };
+        leader.progress.keys().copied().collect()
     }
 
     /// Sends a follower the next thing it needs, and tells whether more may follow.
@@ -215,46 +231,5 @@ impl Raft {
         progress.snapshot_started(meta.position.index);
         let message = Message::Snapshot { meta };
         self.out.snapshots.push(Envelope { from: self.id, to, term: self.log.term(), message });
-    }
-
-    /// A read at the leader, its own or a follower's.
-    pub(super) fn read_at_leader(&mut self, asker: Option<Incarnation>, id: ReadId) -> Result<(), ReadError> {
-        let Role::Leader(leader) = &mut self.role else { return Err(ReadError::NoLeader) };
-        if leader.reads.is_full() {
-            return Err(ReadError::TooManyReads);
-        }
-        // Until an entry of its term is committed, the leader does not know what is.
-        leader.reads.add(asker, id, self.log.commit().max(leader.term_start));
-        leader.flush = true;
-        Ok(())
-    }
-
-    pub(super) fn on_read_index(&mut self, from: Incarnation, id: ReadId) {
-        if let Err(error) = self.read_at_leader(Some(from), id) {
-            tracing::debug!(me = %self.id, %from, %error, "a follower's read is dropped; it will ask again");
-        }
-    }
-
-    /// Answers reads whose round a quorum has answered, and begins the next round if reads wait for it.
-    fn answer_reads(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let answered = |voter| match leader.progress.get(&voter) {
-            _ if voter == self.id => u64::MAX,
-            Some(progress) => progress.round,
-            None => 0,
-        };
-        let confirmed = quorum::reached(self.log.configuration(), answered).unwrap_or(0);
-        let knows_commit = self.log.commit() >= leader.term_start;
-        while knows_commit && let Some(read) = leader.reads.pop_confirmed(confirmed) {
-            let (id, index) = (read.id, read.index);
-            let (from, term, message) = (self.id, self.log.term(), Message::ReadIndexReply { id, index });
-            match read.asker {
-                Some(to) => self.out.messages.push(Envelope { from, to, term, message }),
-                None => self.out.reads.push(ReadReady { id, index }),
-            }
-        }
-        if leader.reads.is_round_due() {
-            self.broadcast_heartbeat();
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::raft::cache::Cache;
 use crate::raft::{Configuration, Entry, HardState, Restored, SnapshotMeta, Write, WriteToken};
-use crate::types::{Incarnation, Index, LogPosition, Term};
+use crate::types::{Incarnation, Index, LogPosition, PeerId, Term};
 
 /// Term, vote and log.
 ///
@@ -117,13 +117,26 @@ impl Log {
 
     /// The configuration in effect at an index not before the snapshot.
     pub(super) fn configuration_at(&self, index: Index) -> &Configuration {
-        static NOBODY: Configuration = Configuration { voters: std::collections::BTreeMap::new() };
+        static NOBODY: Configuration = Configuration::NOBODY;
         self.state.configuration_at(index).unwrap_or(&NOBODY)
     }
 
     /// The newest configuration in the log, committed or not (thesis section 4.1).
     pub(super) fn configuration(&self) -> &Configuration {
         self.configuration_at(self.last())
+    }
+
+    /// Where a peer lives by the newest configuration in the log that names it.
+    pub(super) fn address(&self, peer: Incarnation) -> Option<&PeerId> {
+        let in_log = self.state.configurations.iter().rev().map(|(_, configuration)| configuration);
+        let in_snapshot = self.snapshot().map(|meta| &meta.configuration);
+        in_log.chain(in_snapshot).find_map(|configuration| configuration.address(peer))
+    }
+
+    /// Where the newest configuration stands; that of a snapshot at the latest there.
+    pub(super) fn configuration_index(&self) -> Index {
+        let snapshot = self.snapshot().map_or(Index::ZERO, |meta| meta.position.index);
+        self.state.configurations.last().map_or(snapshot, |(index, _)| *index)
     }
 
     /// The last index that the machine may apply.
@@ -249,12 +262,19 @@ impl Log {
         if self.has_write() { Some(self.next_token) } else { handed_out }
     }
 
-    /// A write is durable, and so are those before it.
-    pub(super) fn persisted(&mut self, token: WriteToken) {
+    /// Whether the store has a write that it has not reported durable.
+    pub(super) fn is_writing(&self) -> bool {
+        !self.writes.is_empty()
+    }
+
+    /// A write is durable, and so are those before it. Tells whether that is news.
+    pub(super) fn persisted(&mut self, token: WriteToken) -> bool {
+        let before = self.writes.len();
         while let Some(write) = self.writes.pop_front_if(|write| write.token <= token) {
             self.stable = self.stable.max(write.last);
         }
         self.cache.shrink(self.max_cached_bytes, self.stable);
+        self.writes.len() < before
     }
 }
 

@@ -1,11 +1,10 @@
 //! What Raft keeps and what it says: entries, hard state, snapshots' metadata, and the messages between peers.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Incarnation, Index, LogPosition, PeerId, Term};
+use crate::raft::Configuration;
+use crate::types::{Incarnation, Index, LogPosition, Term};
 
 /// One entry of the replicated log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,36 +51,6 @@ pub enum Payload {
     Membership(Configuration),
     /// A command for the machine, opaque here.
     Data(Bytes),
-}
-
-/// The peers of a cluster. In effect from the moment it is in a peer's log (thesis section 4.1).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Configuration {
-    /// Who votes and counts for commitment, and where each lives.
-    pub voters: BTreeMap<Incarnation, PeerId>,
-}
-
-impl Configuration {
-    /// Whether the peer belongs to the cluster.
-    #[must_use]
-    pub fn contains(&self, peer: Incarnation) -> bool {
-        self.voters.contains_key(&peer)
-    }
-
-    /// Where the peer lives.
-    #[must_use]
-    pub fn address(&self, peer: Incarnation) -> Option<&PeerId> {
-        self.voters.get(&peer)
-    }
-
-    /// Every peer that gets the log.
-    pub fn members(&self) -> impl Iterator<Item = Incarnation> + '_ {
-        self.voters.keys().copied()
-    }
-
-    fn size_bytes(&self) -> usize {
-        self.voters.len() * (8 + PeerId::MAX_NAME_LEN)
-    }
 }
 
 /// What a peer must remember across a crash besides its log (Figure 2 of the Raft paper).
@@ -137,6 +106,8 @@ pub enum Message {
     Vote {
         /// The last entry of the candidate's log.
         last: LogPosition,
+        /// The leader has asked the candidate to run: peers that hear the leader vote all the same.
+        appointed: bool,
     },
     /// The answer to a vote request. Leaves only after the vote is durable.
     VoteReply {
@@ -161,6 +132,8 @@ pub enum Message {
         /// Numbers the leader's rounds within its term. An answer carries it back.
         round: u64,
     },
+    /// Run for leadership at once: I want to hand it over (thesis section 3.10).
+    TimeoutNow,
     /// The answer to a heartbeat.
     HeartbeatReply {
         /// The round that is answered.

@@ -10,10 +10,12 @@
 //! | 3.5 log replication | `leader` and `follower`; `progress`: one follower as its leader sees it |
 //! | 3.6 safety: who may be elected, what is committed | `candidate`, `leader`, `quorum` |
 //! | 3.8 persisted state | `log`: the state and how far it is durable; `ready`: the order of effects |
-//! | 4.1 configurations take effect when appended | `message`, `storage` |
+//! | 3.10 leadership transfer | `transfer` |
+//! | 4.1 configurations take effect when appended | `log`, `storage` |
+//! | 4.2.1 learners catch up, 4.2.2 who is removed steps down, 4.3 joint consensus | `configuration`, `membership` |
 //! | 5 log compaction | [`Raft::snapshot_taken`], `follower` for installing |
 //! | 6.2 leaders that are cut off step down | `leader`, `dispatch` |
-//! | 6.4 linearizable reads | `read_index` |
+//! | 6.4 linearizable reads | `read_index`; 6.4.1 by lease: `lease` |
 //! | 10.2 writing in parallel, pipelining, batching | `log`, `progress`, [`Raft::ready`] |
 //!
 //! Nothing is said before what it implies is durable: such messages wait inside for [`Raft::persisted`]. What arrives
@@ -22,11 +24,14 @@
 mod cache;
 mod candidate;
 mod config;
+mod configuration;
 mod delivery;
 mod dispatch;
 mod follower;
 mod leader;
+mod lease;
 mod log;
+mod membership;
 mod message;
 mod node;
 mod nonsense;
@@ -37,11 +42,15 @@ mod ready;
 mod role;
 mod status;
 mod storage;
+mod transfer;
 
 pub use crate::types::RoleName;
 pub use config::{Config, ConfigError, ConfigValues};
-pub use message::{AppendReply, Configuration, Entry, Envelope, HardState, Message, Payload, ReadId, SnapshotMeta};
+pub use configuration::Configuration;
+pub use membership::MembershipError;
+pub use message::{AppendReply, Entry, Envelope, HardState, Message, Payload, ReadId, SnapshotMeta};
 pub use node::{ProposeError, Raft, ReadError};
 pub use ready::{LogRead, LogReadPurpose, ReadReady, Ready, SoftState, Write, WriteToken};
 pub use status::{FollowerState, FollowerStatus, Status};
 pub use storage::{InvalidWrite, MemStorage, Restored};
+pub use transfer::TransferError;

@@ -15,7 +15,7 @@ use crate::raft::{
     Config, ConfigValues, Configuration, Entry, Envelope, LogRead, LogReadPurpose, Message, Payload, ReadId, Ready,
     Restored, SnapshotMeta, SoftState, WriteToken,
 };
-use crate::types::{Incarnation, Index, Term};
+use crate::types::{Incarnation, Index, PeerId, Term};
 
 /// Why a proposal was not taken. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +25,12 @@ pub enum ProposeError {
     NotLeader {
         /// The leader, if known.
         leader: Option<Incarnation>,
+    },
+    /// Leadership is being handed over, for an election timeout at most.
+    #[error("leadership is being handed to {to}: try again soon, there or here")]
+    Transferring {
+        /// Who is to lead next.
+        to: Incarnation,
     },
     /// Commitment does not keep up.
     #[error("too many bytes wait to be committed: try again later")]
@@ -61,6 +67,10 @@ pub struct Raft {
     /// The wall clock as last told, in milliseconds.
     pub(super) clock_ms: u64,
     pub(super) next_read: u64,
+    /// Ticks since the disk was given a write or has finished one, while it owes one.
+    disk_silent_ticks: u32,
+    /// Ticks since a leader was heard in this life, of whatever term, or since it began.
+    pub(super) leader_silent_ticks: u32,
     reported: SoftState,
     refused: u64,
 }
@@ -87,6 +97,8 @@ impl Raft {
             held: VecDeque::new(),
             clock_ms: 0,
             next_read,
+            disk_silent_ticks: 0,
+            leader_silent_ticks: 0,
             reported,
             refused: 0,
         };
@@ -98,6 +110,8 @@ impl Raft {
     /// in entries.
     pub fn tick(&mut self, now_ms: u64) {
         self.clock_ms = now_ms;
+        self.leader_silent_ticks = self.leader_silent_ticks.saturating_add(1);
+        self.disk_silent_ticks = if self.log.is_writing() { self.disk_silent_ticks.saturating_add(1) } else { 0 };
         match &self.role {
             Role::Follower(_) => self.tick_follower(),
             Role::PreCandidate(_) | Role::Candidate(_) => self.tick_candidate(),
@@ -116,21 +130,25 @@ impl Raft {
         if let Err(nonsense) = nonsense::check(&envelope) {
             return self.refuse(envelope.from, nonsense);
         }
-        // Requests are obeyed whoever sends them: a peer's own configuration may be old (thesis section 4.1).
-        // Answers and reads count only from those that are known.
-        let needs_member = matches!(
-            envelope.message,
-            Message::PreVoteReply { .. }
-                | Message::VoteReply { .. }
-                | Message::AppendReply(_)
-                | Message::HeartbeatReply { .. }
-                | Message::ReadIndex { .. }
-        );
-        if needs_member && !self.log.configuration().contains(envelope.from) {
+        if !self.may_hear(&envelope) {
             tracing::debug!(me = %self.id, from = %envelope.from, "an answer from a stranger");
             return;
         }
         self.step_checked(envelope);
+    }
+
+    /// Requests are obeyed whoever sends them: a peer's own configuration may be old (thesis section 4.1). Answers and
+    /// reads count only from those that are known; those that leave are known to the leader until they have left.
+    fn may_hear(&self, envelope: &Envelope) -> bool {
+        let is_member = || self.log.configuration().contains(envelope.from);
+        match &envelope.message {
+            Message::PreVoteReply { .. } | Message::VoteReply { .. } | Message::ReadIndex { .. } => is_member(),
+            Message::AppendReply(_) | Message::HeartbeatReply { .. } => match &self.role {
+                Role::Leader(leader) => leader.progress.contains_key(&envelope.from),
+                _ => is_member(),
+            },
+            _ => true,
+        }
     }
 
     /// Appends commands to the log, if this peer leads: all of them or none. They are committed unless the leader
@@ -140,8 +158,11 @@ impl Raft {
     /// [`ProposeError`].
     pub fn propose(&mut self, data: Vec<Bytes>, now_ms: u64) -> Result<RangeInclusive<Index>, ProposeError> {
         self.clock_ms = now_ms;
-        let leader = self.leader();
+        let (leader, next_leader) = (self.leader(), self.transferring_to());
         let Role::Leader(state) = &mut self.role else { return Err(ProposeError::NotLeader { leader }) };
+        if let Some(to) = next_leader {
+            return Err(ProposeError::Transferring { to });
+        }
         let bytes: usize = data.iter().map(|data| Entry::OVERHEAD_BYTES + data.len()).sum();
         let pending = state.uncommitted.bytes();
         // A batch that is too large by itself passes when nothing else waits: it would never fit otherwise.
@@ -173,7 +194,9 @@ impl Raft {
 
     /// The write, and all before it, is durable.
     pub fn persisted(&mut self, token: WriteToken) {
-        self.log.persisted(token);
+        if self.log.persisted(token) {
+            self.disk_silent_ticks = 0;
+        }
         while let Some((_, envelope)) = self.held.pop_front_if(|(after, _)| *after <= token) {
             self.dispatch(envelope);
         }
@@ -199,7 +222,7 @@ impl Raft {
     /// current one, or not of this peer's log, is ignored.
     pub fn snapshot_taken(&mut self, meta: SnapshotMeta, keep: u64) {
         let position = meta.position;
-        let is_newer = self.log.snapshot().is_none_or(|old| old.position.index < position.index);
+        let is_newer = self.log.snapshot().map_or(Index::ZERO, |old| old.position.index) < position.index;
         if is_newer && position.index <= self.delivery.given() && self.log.holds(position) {
             self.log.compact(meta, keep);
         } else {
@@ -273,6 +296,19 @@ impl Raft {
         self.log.configuration()
     }
 
+    /// Where a peer lives, also one that has just left: it is sent the log until its leaving is committed. None on a
+    /// peer that has not heard of its cluster yet.
+    #[must_use]
+    pub fn address(&self, peer: Incarnation) -> Option<&PeerId> {
+        self.log.address(peer)
+    }
+
+    /// Where the configuration in effect stands in the log: once that is committed, the configuration stays.
+    #[must_use]
+    pub fn configuration_index(&self) -> Index {
+        self.log.configuration_index()
+    }
+
     /// The configuration in effect at an index that is not before the latest snapshot; without voters on a peer that
     /// has not heard of any yet.
     #[must_use]
@@ -284,6 +320,12 @@ impl Raft {
     #[must_use]
     pub fn status(&self) -> crate::raft::Status {
         crate::raft::Status::of(self)
+    }
+
+    /// Whether the disk has owed an answer for an election timeout. A leader on such a disk could still commit by its
+    /// followers' disks, but would apply nothing: its clients would hang while its heartbeats keep others from leading.
+    pub(super) fn is_disk_stalled(&self) -> bool {
+        self.disk_silent_ticks >= self.config.election_ticks
     }
 
     /// How many messages that no correct peer sends have arrived.

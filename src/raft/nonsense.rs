@@ -18,8 +18,8 @@ pub(super) enum Nonsense {
     Unordered,
     #[error("entries or a snapshot of a later term than the message")]
     FromTheFuture,
-    #[error("a configuration without voters")]
-    NoVoters,
+    #[error("a configuration that no leader makes")]
+    UnsoundConfiguration,
     #[error("an entry that contradicts the committed entry {0}")]
     ContradictsCommitted(Index),
     #[error("the commit of an entry that was never sent")]
@@ -36,7 +36,7 @@ pub(super) fn check(envelope: &Envelope) -> Result<(), Nonsense> {
     let fits = |value: u64| if value <= MAX_COUNTER { Ok(()) } else { Err(Nonsense::TooLarge) };
     fits(term.0)?;
     match &envelope.message {
-        Message::PreVote { last } | Message::Vote { last } => check_position(*last, term),
+        Message::PreVote { last } | Message::Vote { last, .. } => check_position(*last, term),
         Message::Append { prev, entries, commit } => {
             fits(commit.0)?;
             check_position(*prev, term)?;
@@ -46,7 +46,9 @@ pub(super) fn check(envelope: &Envelope) -> Result<(), Nonsense> {
         Message::Heartbeat { commit: index, .. } | Message::ReadIndexReply { index, .. } => fits(index.0),
         // Answers are compared with what was sent.
         Message::AppendReply(_) | Message::HeartbeatReply { .. } => Ok(()),
-        Message::PreVoteReply { .. } | Message::VoteReply { .. } | Message::ReadIndex { .. } => Ok(()),
+        Message::PreVoteReply { .. } | Message::VoteReply { .. } | Message::ReadIndex { .. } | Message::TimeoutNow => {
+            Ok(())
+        }
     }
 }
 
@@ -65,8 +67,8 @@ fn check_entries(prev: LogPosition, entries: &[Entry], term: Term) -> Result<(),
         if entry.index != before.index.next() || entry.term < before.term || entry.time_ms < time_ms {
             return Err(Nonsense::Unordered);
         }
-        if matches!(&entry.payload, Payload::Membership(configuration) if configuration.voters.is_empty()) {
-            return Err(Nonsense::NoVoters);
+        if matches!(&entry.payload, Payload::Membership(configuration) if !configuration.is_sound()) {
+            return Err(Nonsense::UnsoundConfiguration);
         }
         (before, time_ms) = (entry.position(), entry.time_ms);
     }
@@ -74,8 +76,8 @@ fn check_entries(prev: LogPosition, entries: &[Entry], term: Term) -> Result<(),
 }
 
 fn check_snapshot(meta: &SnapshotMeta, term: Term) -> Result<(), Nonsense> {
-    if meta.configuration.voters.is_empty() {
-        return Err(Nonsense::NoVoters);
+    if !meta.configuration.is_sound() {
+        return Err(Nonsense::UnsoundConfiguration);
     }
     check_position(meta.position, term)
 }

@@ -82,6 +82,14 @@ impl Progress {
         }
     }
 
+    /// What is on its way, where it may be more than one append.
+    pub(super) fn inflights(&self) -> Option<&Inflights> {
+        match &self.state {
+            State::Replicate(inflights) => Some(inflights),
+            State::Probe { .. } | State::Snapshot(_) => None,
+        }
+    }
+
     /// Whether an append may leave now.
     pub(super) fn may_send(&self, max_messages: usize, max_bytes: usize) -> bool {
         match &self.state {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::raft::ReadId;
+use crate::raft::quorum;
+use crate::raft::role::Role;
+use crate::raft::{Envelope, Message, Raft, ReadError, ReadId, ReadReady};
 use crate::types::{Incarnation, Index};
 
 /// The most reads that wait at a leader, and that a follower has asked its leader for.
@@ -94,6 +96,90 @@ impl ForwardedReads {
 
     pub(super) fn ids(&self) -> impl Iterator<Item = ReadId> {
         self.waited.keys().copied()
+    }
+}
+
+impl Raft {
+    /// A read at the leader, its own or a follower's.
+    pub(super) fn read_at_leader(&mut self, asker: Option<Incarnation>, id: ReadId) -> Result<(), ReadError> {
+        let Role::Leader(leader) = &mut self.role else { return Err(ReadError::NoLeader) };
+        if leader.reads.is_full() {
+            return Err(ReadError::TooManyReads);
+        }
+        // Until an entry of its term is committed, the leader does not know what is.
+        leader.reads.add(asker, id, self.log.commit().max(leader.term_start));
+        leader.flush = true;
+        if self.holds_lease() {
+            self.answer_reads(u64::MAX);
+        }
+        Ok(())
+    }
+
+    fn holds_lease(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        self.config.lease_ticks > 0 && leader.lease.holds(self.confirmed_round())
+    }
+
+    pub(super) fn on_read_index(&mut self, from: Incarnation, id: ReadId) {
+        if let Err(error) = self.read_at_leader(Some(from), id) {
+            tracing::debug!(me = %self.id, %from, %error, "a follower's read is dropped; it will ask again");
+        }
+    }
+
+    /// The latest round of heartbeats that a quorum has answered.
+    fn confirmed_round(&self) -> u64 {
+        let Role::Leader(leader) = &self.role else { return 0 };
+        let answered = |voter| match leader.progress.get(&voter) {
+            _ if voter == self.id => u64::MAX,
+            Some(progress) => progress.round,
+            None => 0,
+        };
+        quorum::reached(self.log.configuration(), answered).unwrap_or(0)
+    }
+
+    /// Answers the reads that wait for no later round than this one, if the leader knows what is committed.
+    fn answer_reads(&mut self, confirmed: u64) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let knows_commit = self.log.commit() >= leader.term_start;
+        while knows_commit && let Some(read) = leader.reads.pop_confirmed(confirmed) {
+            let (id, index) = (read.id, read.index);
+            let (from, term, message) = (self.id, self.log.term(), Message::ReadIndexReply { id, index });
+            match read.asker {
+                Some(to) => self.out.messages.push(Envelope { from, to, term, message }),
+                None => self.out.reads.push(ReadReady { id, index }),
+            }
+        }
+    }
+
+    /// Answers the reads whose round a quorum has answered, and begins the next round if reads wait for it.
+    pub(super) fn serve_reads(&mut self) {
+        self.answer_reads(self.confirmed_round());
+        if let Role::Leader(leader) = &self.role
+            && leader.reads.is_round_due()
+        {
+            self.broadcast_heartbeat();
+        }
+    }
+
+    /// Asks the leader on behalf of a read here.
+    pub(super) fn forward_read(&mut self, id: ReadId) -> Result<(), ReadError> {
+        let Role::Follower(follower) = &mut self.role else { return Err(ReadError::NoLeader) };
+        let leader = follower.leader.ok_or(ReadError::NoLeader)?;
+        if follower.reads.is_full() {
+            return Err(ReadError::TooManyReads);
+        }
+        follower.reads.add(id);
+        self.send(leader, Message::ReadIndex { id });
+        Ok(())
+    }
+
+    pub(super) fn on_read_index_reply(&mut self, from: Incarnation, id: ReadId, index: Index) {
+        if let Role::Follower(follower) = &mut self.role
+            && follower.leader == Some(from)
+            && follower.reads.remove(id)
+        {
+            self.out.reads.push(ReadReady { id, index });
+        }
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::raft::lease::Lease;
 use crate::raft::progress::{Inflights, Progress};
 use crate::raft::read_index::{ForwardedReads, ReadRounds};
+use crate::raft::transfer::Transfer;
 use crate::raft::{ReadId, RoleName};
 use crate::types::{Incarnation, Index};
 
@@ -60,12 +62,14 @@ pub(super) struct Leader {
     /// The other members.
     pub(super) progress: BTreeMap<Incarnation, Progress>,
     pub(super) reads: ReadRounds,
+    pub(super) lease: Lease,
     /// Own proposals that are not committed.
     pub(super) uncommitted: Inflights,
     /// The first entry of its term. Once it is committed, so are all before it.
     pub(super) term_start: Index,
     pub(super) heartbeat_ticks: u32,
     pub(super) quorum_ticks: u32,
+    pub(super) transfer: Option<Transfer>,
     /// Something has happened that may let appends, heartbeats or answers leave.
     pub(super) flush: bool,
 }

@@ -1,6 +1,6 @@
 //! What operators and tests see of a peer.
 
-use crate::raft::progress::State;
+use crate::raft::progress::{Inflights, State};
 use crate::raft::role::Role;
 use crate::raft::{Raft, RoleName};
 use crate::types::{Incarnation, Index, LogPosition, Term};
@@ -45,6 +45,10 @@ pub struct FollowerStatus {
     pub next: Index,
     /// How it is sent to.
     pub state: FollowerState,
+    /// Appends with entries that are on their way to it.
+    pub inflight_messages: usize,
+    /// The bytes of those entries.
+    pub inflight_bytes: usize,
 }
 
 /// How a leader sends to a follower.
@@ -88,6 +92,8 @@ fn followers(role: &Role) -> Vec<FollowerStatus> {
             State::Replicate(_) => FollowerState::Replicate,
             State::Snapshot(_) => FollowerState::Snapshot,
         },
+        inflight_messages: progress.inflights().map_or(0, Inflights::count),
+        inflight_bytes: progress.inflights().map_or(0, Inflights::bytes),
     };
     leader.progress.iter().map(status).collect()
 }

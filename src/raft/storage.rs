@@ -203,6 +203,12 @@ impl MemStorage {
         self.restored.clone()
     }
 
+    /// The same, to look at.
+    #[must_use]
+    pub fn state(&self) -> &Restored {
+        &self.restored
+    }
+
     /// The entries, oldest first.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
@@ -241,7 +247,7 @@ mod tests {
 
     fn entry(term: u64, index: u64, is_membership: bool) -> Entry {
         let voters = [(Incarnation(index), "p@h:1".parse().expect("a peer"))].into();
-        let payload = if is_membership { Payload::Membership(Configuration { voters }) } else { Payload::Noop };
+        let payload = if is_membership { Payload::Membership(Configuration::of(voters)) } else { Payload::Noop };
         Entry { term: Term(term), index: Index(index), time_ms: index * 10, payload }
     }
 

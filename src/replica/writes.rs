@@ -68,8 +68,10 @@ impl Writes {
                         Err(ProposeError::TooMuchUncommitted) => {
                             answers.push(Answer { ticket: write.ticket, result: Err(RequestError::Overloaded) });
                         }
-                        // Answered by `lead`, which knows the leader's address.
-                        Err(ProposeError::NotLeader { .. }) => self.add(write.ticket, write.data, write.deadline_ms),
+                        // Answered by `lead`, which knows the leader's address, when this peer does not lead.
+                        Err(ProposeError::NotLeader { .. } | ProposeError::Transferring { .. }) => {
+                            self.add(write.ticket, write.data, write.deadline_ms);
+                        }
                     }
                 }
             }

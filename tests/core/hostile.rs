@@ -9,7 +9,7 @@ use zraft::raft::{
 };
 use zraft::types::{Incarnation, Index, LogPosition, Term};
 
-use crate::peer::{Machine, Peer, configuration};
+use crate::peer::{Machine, Peer, configuration, peers};
 
 const RUNS: u64 = 300;
 const MESSAGES: usize = 300;
@@ -39,6 +39,7 @@ impl Liar {
                 let payload = match self.0.random_range(0..12) {
                     0 => Payload::Membership(Configuration::default()),
                     1 => Payload::Membership(configuration(4)),
+                    2 => Payload::Membership(self.configuration()),
                     _ => Payload::Data(Bytes::from_static(b"lie")),
                 };
                 Entry { term, index: Index(index), time_ms: 5, payload }
@@ -46,13 +47,27 @@ impl Liar {
             .collect()
     }
 
+    fn configuration(&mut self) -> Configuration {
+        let mut some = || {
+            let set: u64 = self.0.random_range(0..32);
+            peers((1..6).filter(|id| set & (1 << (id - 1)) != 0))
+        };
+        let (voters, outgoing, learners, leaving) = (some(), some(), some(), some());
+        let leaving = leaving.into_keys().collect();
+        match self.0.random_range(0..3) {
+            0 => Configuration { voters, outgoing, ..Configuration::default() },
+            1 => Configuration { voters, learners, ..Configuration::default() },
+            _ => Configuration { voters, outgoing, learners, leaving },
+        }
+    }
+
     fn message(&mut self) -> Message {
         let (position, index, id) = (self.position(), Index(self.number()), ReadId(self.number()));
         let granted = self.0.random();
-        match self.0.random_range(0..14) {
+        match self.0.random_range(0..15) {
             0 => Message::PreVote { last: position },
             1 => Message::PreVoteReply { granted },
-            2 => Message::Vote { last: position },
+            2 => Message::Vote { last: position, appointed: granted },
             3 => Message::VoteReply { granted },
             4 | 5 => Message::Append { prev: position, entries: self.entries(position), commit: index },
             6 => Message::AppendReply(AppendReply::Accepted { matched: index }),
@@ -61,7 +76,8 @@ impl Liar {
             9 => Message::HeartbeatReply { round: self.number() },
             10 => Message::ReadIndex { id },
             11 => Message::ReadIndexReply { id, index },
-            12 => Message::Snapshot { meta: SnapshotMeta { position, time_ms: 9, configuration: configuration(2) } },
+            12 => Message::TimeoutNow,
+            13 => Message::Snapshot { meta: SnapshotMeta { position, time_ms: 9, configuration: configuration(2) } },
             _ => Message::Snapshot {
                 meta: SnapshotMeta { position, time_ms: 9, configuration: Configuration::default() },
             },
@@ -97,6 +113,8 @@ fn no_message_makes_a_peer_panic_or_break_its_word() {
                 peer.raft.tick(0);
                 let _ = peer.raft.propose(vec![Bytes::from_static(b"true")], 0);
                 let _ = peer.raft.read_index();
+                let _ = peer.raft.transfer(Incarnation(liar.0.random_range(1..6)));
+                let _ = peer.raft.propose_membership(liar.configuration().voters, 0);
             }
             peer.pump();
             while liar.0.random_bool(0.7) && peer.persist_one() {
@@ -122,7 +140,12 @@ fn lies_are_counted_and_change_nothing() {
     let entry = |term, index| Entry { term: Term(term), index: Index(index), time_ms: 0, payload: Payload::Noop };
     let prev = LogPosition::new(Term(1), Index(1));
     let append = |prev, entries, commit| Message::Append { prev, entries, commit: Index(commit) };
+    let joint_and_waiting = Configuration { outgoing: peers([1]), learners: peers([4]), ..configuration(3) };
+    let meta = SnapshotMeta { position: prev, time_ms: 0, configuration: joint_and_waiting.clone() };
+    let unsound = Entry { payload: Payload::Membership(joint_and_waiting), ..entry(1, 2) };
     let lies = [
+        (1, append(prev, vec![unsound], 1)),
+        (1, Message::Snapshot { meta }),
         (u64::MAX, Message::Heartbeat { commit: Index(1), round: 1 }),
         (1, append(prev, vec![], u64::MAX)),
         (1, append(prev, vec![entry(1, 3)], 1)),

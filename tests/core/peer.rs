@@ -7,7 +7,7 @@ use zraft::raft::{
     Config, ConfigValues, Configuration, Entry, Envelope, LogRead, MemStorage, Payload, Raft, ReadId, ReadReady,
     SnapshotMeta, SoftState, Write,
 };
-use zraft::types::{Incarnation, Index, LogPosition};
+use zraft::types::{Incarnation, Index, LogPosition, PeerId};
 
 /// A machine whose state is a digest of everything it was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +45,7 @@ pub enum Job {
 pub struct Peer {
     pub id: Incarnation,
     pub raft: Raft,
+    pub values: ConfigValues,
     /// What survives a crash.
     pub disk: MemStorage,
     /// What the disk will hold once all writes are done.
@@ -61,9 +62,14 @@ pub struct Peer {
     pub statuses: Vec<SoftState>,
 }
 
+/// Where peers live.
+pub fn peers(ids: impl IntoIterator<Item = u64>) -> BTreeMap<Incarnation, PeerId> {
+    let peer = |id: u64| (Incarnation(id), format!("p{id}@host:1").parse().expect("a peer's name"));
+    ids.into_iter().map(peer).collect()
+}
+
 pub fn configuration(count: u64) -> Configuration {
-    let voter = |id: u64| (Incarnation(id), format!("p{id}@host:1").parse().expect("a peer's name"));
-    Configuration { voters: (1..=count).map(voter).collect() }
+    Configuration::of(peers(1..=count))
 }
 
 impl Peer {
@@ -72,6 +78,7 @@ impl Peer {
         Self {
             id,
             raft: Raft::new(id, config, disk.restored(), seed),
+            values: values.clone(),
             written: disk.clone(),
             disk,
             files: BTreeMap::new(),
@@ -91,7 +98,7 @@ impl Peer {
     pub fn restart(&mut self, values: &ConfigValues, seed: u64) {
         let files = std::mem::take(&mut self.files);
         *self = Self::start(self.id, values, self.disk.clone(), seed);
-        if let Some(meta) = self.disk.restored().snapshot {
+        if let Some(meta) = &self.disk.state().snapshot {
             self.machine = files[&meta.position.index].clone();
         }
         self.files = files;

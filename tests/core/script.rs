@@ -4,6 +4,9 @@
 //! | command | what it does |
 //! |---|---|
 //! | `cluster COUNT [KEY=VALUE]...` | starts peers 1 to COUNT; keys are those of `ConfigValues` |
+//! | `join ID` | starts a peer that has nothing yet |
+//! | `members ID PEER...` | asks a leader to change the voters to these |
+//! | `transfer ID TO` | asks a leader to hand leadership to another |
 //! | `disk ID TERM...` | replaces the peer by one whose log holds entry 1 and then entries of these terms |
 //! | `campaign ID` | lets time pass for one peer until it stops following |
 //! | `tick ID COUNT` | lets time pass for one peer |
@@ -24,11 +27,12 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context, Runner};
 use zraft::raft::{
-    AppendReply, ConfigValues, Entry, Envelope, FollowerState, HardState, MemStorage, Message, Payload, Write,
+    AppendReply, ConfigValues, Configuration, Entry, Envelope, FollowerState, HardState, MemStorage, Message, Payload,
+    Write,
 };
 use zraft::types::{Incarnation, Index, LogPosition, Term};
 
-use crate::peer::{Machine, Peer, configuration};
+use crate::peer::{Machine, Peer, configuration, peers};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -59,6 +63,16 @@ impl Runner for Script {
         match command.name.as_str() {
             "cluster" => self.cluster(&mut args)?,
             "disk" => self.disk(&mut args)?,
+            "join" => {
+                let id = peer_id(&mut args)?;
+                self.peers.insert(id, Peer::start(id, &self.values, MemStorage::default(), id.0));
+            }
+            "members" => self.members(&mut args)?,
+            "transfer" => {
+                let (id, to) = (peer_id(&mut args)?, peer_id(&mut args)?);
+                self.peer(id)?.raft.transfer(to)?;
+                self.pump(id)?;
+            }
             "campaign" => self.campaign(peer_id(&mut args)?)?,
             "tick" => {
                 let id = peer_id(&mut args)?;
@@ -128,6 +142,8 @@ impl Script {
                 "max_inflight_messages" => self.values.max_inflight_messages = value,
                 "max_inflight_bytes" => self.values.max_inflight_bytes = value,
                 "max_uncommitted_bytes" => self.values.max_uncommitted_bytes = value,
+                "lease_ticks" => self.values.lease_ticks = u32::try_from(value)?,
+                "max_promotion_lag" => self.values.max_promotion_lag = value as u64,
                 "cached_log_bytes" => self.values.cached_log_bytes = value,
                 other => return Err(format!("no setting '{other}'").into()),
             }
@@ -182,6 +198,13 @@ impl Script {
         self.pump(id)
     }
 
+    fn members(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
+        let id = peer_id(args)?;
+        let voters: Vec<_> = std::iter::from_fn(|| number(args).transpose()).collect::<Outcome<_>>()?;
+        self.peer(id)?.raft.propose_membership(peers(voters), 0)?;
+        self.pump(id)
+    }
+
     fn read(&mut self, id: Incarnation) -> Outcome {
         self.peer(id)?.raft.read_index()?;
         self.pump(id)
@@ -215,7 +238,10 @@ impl Script {
 
     fn deliver_one(&mut self, envelope: Envelope, file: Option<Machine>, lost: bool) -> Outcome {
         let (from, to) = (envelope.from, envelope.to);
-        let lost = lost || self.down.contains(&to) || self.cut.contains(&from) != self.cut.contains(&to);
+        let lost = lost
+            || self.down.contains(&to)
+            || !self.peers.contains_key(&to)
+            || self.cut.contains(&from) != self.cut.contains(&to);
         let snapshot = match &envelope.message {
             Message::Snapshot { meta } => Some(meta.position.index),
             _ => None,
@@ -325,10 +351,21 @@ impl Script {
 fn listed(entries: &[Entry]) -> String {
     let show = |entry: &Entry| match &entry.payload {
         Payload::Noop => format!("{} noop", entry.position()),
-        Payload::Membership(_) => format!("{} members", entry.position()),
+        Payload::Membership(configuration) => format!("{} {}", entry.position(), members(configuration)),
         Payload::Data(data) => format!("{} {}", entry.position(), String::from_utf8_lossy(data)),
     };
     format!("[{}]", entries.iter().map(show).collect::<Vec<_>>().join(", "))
+}
+
+fn members(configuration: &Configuration) -> String {
+    let ids = |ids: Vec<&Incarnation>| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let part = |title: &str, part: Vec<&Incarnation>| {
+        if part.is_empty() { String::new() } else { format!(" {title} {}", ids(part)) }
+    };
+    let Configuration { voters, outgoing, learners, leaving } = configuration;
+    let (voters, outgoing) = (part("members", voters.keys().collect()), part("and", outgoing.keys().collect()));
+    let (learners, leaving) = (part("learners", learners.keys().collect()), part("leaving", leaving.iter().collect()));
+    format!("{voters}{outgoing}{learners}{leaving}").trim_start().to_owned()
 }
 
 fn written(write: &Write) -> String {
@@ -347,11 +384,14 @@ fn written(write: &Write) -> String {
     format!("#{}: {}", write.token.0, parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
-fn said(envelope: &Envelope) -> String {
+/// A message in words.
+pub fn said(envelope: &Envelope) -> String {
     let what = match &envelope.message {
         Message::PreVote { last } => format!("PreVote last {last}"),
         Message::PreVoteReply { granted } => format!("PreVoteReply {}", if *granted { "yes" } else { "no" }),
-        Message::Vote { last } => format!("Vote last {last}"),
+        Message::Vote { last, appointed: false } => format!("Vote last {last}"),
+        Message::Vote { last, appointed: true } => format!("Vote last {last}, appointed"),
+        Message::TimeoutNow => "TimeoutNow".to_owned(),
         Message::VoteReply { granted } => format!("VoteReply {}", if *granted { "yes" } else { "no" }),
         Message::Append { prev, entries, commit } => format!("Append after {prev} {} commit {commit}", listed(entries)),
         Message::AppendReply(AppendReply::Accepted { matched }) => format!("Accepted {matched}"),

@@ -26,7 +26,7 @@ type WriteResult = Result<(Index, BackendReply), RequestError>;
 
 fn configuration(count: u64) -> Configuration {
     let voter = |id: u64| (Incarnation(id), format!("p{id}@host:1").parse().unwrap());
-    Configuration { voters: (1..=count).map(voter).collect() }
+    Configuration::of((1..=count).map(voter).collect())
 }
 
 fn address(id: Incarnation) -> Option<PeerId> {

@@ -141,7 +141,7 @@ fn record(incarnation: Incarnation) -> Bytes {
 
 fn configuration(size: u64) -> Configuration {
     let voter = |number: u64| (Incarnation(number), format!("kv@h{number}:7400").parse().unwrap());
-    Configuration { voters: (1..=size).map(voter).collect() }
+    Configuration::of((1..=size).map(voter).collect())
 }
 
 fn entry(term: u64, index: u64, data: Vec<u8>) -> Entry {

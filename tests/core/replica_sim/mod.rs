@@ -340,6 +340,7 @@ fn plan(rng: &mut ChaCha8Rng) -> Plan {
         max_uncommitted_bytes: 500,
         max_apply_bytes: 300,
         cached_log_bytes: 300,
+        ..ConfigValues::default()
     };
     let settings = Settings {
         max_log_count: rng.random_range(5..30),
