@@ -291,7 +291,7 @@ impl Replica {
     #[must_use]
     pub fn leader(&self) -> Option<PeerId> {
         let leader = self.raft.leader()?;
-        self.raft.configuration().address(leader).cloned()
+        self.raft.address(leader).cloned()
     }
 
     /// How consensus stands.
