@@ -56,6 +56,14 @@ pub enum CallError {
         /// What is wrong.
         source: DecodeError,
     },
+    /// The peer serves nothing until its operator has acted.
+    #[error("the peer on {node} has stopped: {reason}")]
+    Stopped {
+        /// The node.
+        node: NodeAddr,
+        /// Why it has stopped.
+        reason: String,
+    },
     /// The node answered something else than was asked.
     #[error("{node} answered another question than was asked: a defect of zraft")]
     Mismatched {
@@ -65,10 +73,10 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Whether the node may have seen the request, and acted on it.
+    /// Whether the node may have seen the request and acted on it.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {
-        !matches!(self, Self::Connect(_))
+        !matches!(self, Self::Connect(_) | Self::Stopped { .. })
     }
 }
 

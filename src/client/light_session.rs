@@ -103,12 +103,12 @@ fn format_attempts(attempts: &[(PeerId, CallError)]) -> String {
     lines.join("; ")
 }
 
-/// What to do after an attempt.
+/// What to do after an attempt, and why.
 enum Next {
     /// Another peer is known to be better, or this one has failed: at once.
-    Elsewhere,
+    Elsewhere(String),
     /// Nobody can do it just now.
-    Later(RequestError),
+    Later(String),
 }
 
 impl LightSession {
@@ -169,6 +169,7 @@ impl LightSession {
         let started = Instant::now();
         let deadline = started + self.options.request_timeout;
         let mut attempts = Vec::new();
+        let mut rounds = 0;
         loop {
             let peer = self.choose().ok_or(SessionError::NoPeers)?;
             let left = deadline.saturating_duration_since(Instant::now());
@@ -178,19 +179,22 @@ impl LightSession {
             let result = self.client.call(peer.node(), &request(&peer, at_node), timeout).await;
             let last = match self.judge(&peer, result, is_write, &mut attempts)? {
                 Ok(reply) => return Ok(reply),
-                Err(Next::Elsewhere) => {
-                    attempts.last().map_or_else(String::new, |(peer, error)| format!("{peer}: {error}"))
-                }
-                Err(Next::Later(error)) => {
+                Err(Next::Elsewhere(reason)) => reason,
+                Err(Next::Later(reason)) => {
                     tokio::time::sleep(self.options.retry_pause).await;
-                    format!("{peer}: {error}")
+                    reason
                 }
             };
             if self.state().all_failed(&attempts) {
                 return Err(SessionError::AllFailed(attempts));
             }
             if Instant::now() >= deadline {
-                return Err(SessionError::Timeout { after: started.elapsed(), last });
+                return Err(SessionError::Timeout { after: started.elapsed(), last: format!("{peer}: {last}") });
+            }
+            // Peers may each take another for the leader: nobody is asked over and over without a pause.
+            rounds += 1;
+            if rounds % self.state().peers.len() == 0 {
+                tokio::time::sleep(self.options.retry_pause).await;
             }
         }
     }
@@ -215,39 +219,47 @@ impl LightSession {
         attempts: &mut Vec<(PeerId, CallError)>,
     ) -> Result<Result<Reply, Next>, SessionError> {
         match result {
+            Ok(Reply::Failed(RequestError::PeerStopped { reason })) => {
+                let error = CallError::Stopped { node: peer.node().clone(), reason };
+                Ok(Err(self.pass_over(peer, error, attempts)))
+            }
             Ok(Reply::Failed(error)) => self.judge_refusal(peer, error, is_write).map(Err),
             Ok(reply) => {
                 self.state().succeeded(peer, is_write);
-                attempts.clear();
                 Ok(Ok(reply))
             }
             Err(error) if is_write && error.may_have_arrived() => {
                 self.state().failed(peer);
                 Err(SessionError::Unknown(error.to_string()))
             }
-            Err(error) => {
-                self.state().failed(peer);
-                attempts.push((peer.clone(), error));
-                Ok(Err(Next::Elsewhere))
-            }
+            Err(error) => Ok(Err(self.pass_over(peer, error, attempts))),
         }
     }
 
+    /// A peer has failed and nothing was changed. The last failure of each is kept.
+    fn pass_over(&self, peer: &PeerId, error: CallError, attempts: &mut Vec<(PeerId, CallError)>) -> Next {
+        self.state().failed(peer);
+        let reason = error.to_string();
+        attempts.retain(|(failed, _)| failed != peer);
+        attempts.push((peer.clone(), error));
+        Next::Elsewhere(reason)
+    }
+
     fn judge_refusal(&self, peer: &PeerId, error: RequestError, is_write: bool) -> Result<Next, SessionError> {
+        let reason = error.to_string();
         match error {
             RequestError::NotLeader { leader: Some(leader) } => {
-                let is_usable = self.state().follow(leader.clone());
-                let error = RequestError::NotLeader { leader: Some(leader) };
-                Ok(if is_usable { Next::Elsewhere } else { Next::Later(error) })
+                let is_usable = self.state().follow(leader);
+                Ok(if is_usable { Next::Elsewhere(reason) } else { Next::Later(reason) })
             }
             RequestError::NotLeader { leader: None } => {
                 self.state().lost_leader();
-                Ok(Next::Later(error))
+                Ok(Next::Later(reason))
             }
-            RequestError::Overloaded | RequestError::NotApplied => Ok(Next::Later(error)),
-            RequestError::NoLeader | RequestError::Stopping | RequestError::PeerStopped { .. } => {
+            RequestError::Overloaded | RequestError::NotApplied => Ok(Next::Later(reason)),
+            RequestError::NoLeader | RequestError::Stopping => {
                 self.state().failed(peer);
-                Ok(Next::Later(error))
+                Ok(Next::Later(reason))
             }
             RequestError::Unknown if is_write => Err(SessionError::Unknown(RequestError::Unknown.to_string())),
             error => Err(SessionError::Failed(error)),
