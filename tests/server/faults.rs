@@ -1,8 +1,8 @@
 //! Backends that misbehave.
 
 use crate::harness::{Nodes, runtime, until};
-use zraft::client::{LightSession, SessionError};
-use zraft::protocol::RequestError;
+use zraft::client::{Kv, LightSession, SessionError};
+use zraft::protocol::{MAX_DATA_BYTES, RequestError};
 
 const HOSTILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/components/hostile.wasm");
 
@@ -53,4 +53,34 @@ fn a_refusal_is_a_normal_answer() {
     assert!(!malformed.is_empty());
     nodes.run_err(5, &["kv", "get", &peer, "nothing here"]);
     nodes.run_err(5, &["kv", "del", &peer, "nothing here"]);
+}
+
+#[test]
+fn a_large_value_goes_everywhere_and_one_too_large_nowhere() {
+    let mut nodes = Nodes::start(3);
+    nodes.create("kv", "kv", &["--max-log-count", "4", "--kept-log-count", "0"]);
+    let large = vec![b'x'; MAX_DATA_BYTES - 100];
+    let runtime = runtime();
+    let reads_back = |nodes: &Nodes| {
+        runtime.block_on(async {
+            for peer in nodes.peers("kv") {
+                let kv = Kv::new(LightSession::new(nodes.client(), vec![peer]));
+                assert!(kv.get("large 7").await.unwrap().unwrap().value == large);
+            }
+        });
+    };
+    runtime.block_on(async {
+        let kv = nodes.kv("kv");
+        // More than a snapshot's block, an append and a stream's window.
+        for number in 0..8 {
+            kv.put(format!("large {number}"), large.clone()).await.unwrap();
+        }
+        let error = kv.put("too large", vec![0; MAX_DATA_BYTES]).await.unwrap_err();
+        assert!(error.to_string().contains("more than"), "{error}");
+    });
+    reads_back(&nodes);
+    nodes.kill(1);
+    nodes.start_node(1);
+    reads_back(&nodes);
+    nodes.until_equal("kv");
 }
