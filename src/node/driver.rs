@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -31,6 +31,8 @@ use crate::types::{ClusterId, Incarnation, LogPosition, NodeAddr, PeerId};
 pub(super) const MAX_EVENTS: usize = 4096;
 /// Requests of clients that wait for their answer, over all peers of the node.
 const MAX_WAITING_CLIENTS: usize = 1 << 16;
+/// How long a node that stops waits for its guests.
+const GUESTS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Events taken into one round.
 const MAX_EVENTS_PER_ROUND: usize = 512;
 
@@ -79,7 +81,7 @@ pub(super) enum Ended {
 pub(super) struct Parts {
     pub(super) node: NodeAddr,
     pub(super) raft: raft::Config,
-    pub(super) tick: std::time::Duration,
+    pub(super) tick: Duration,
     /// Randomness of this life of the process.
     pub(super) seed: u64,
     pub(super) store: Store,
@@ -171,12 +173,13 @@ impl Driver {
         }
         let Parts { guest_threads, store, network, .. } = self.parts;
         network.close().await;
-        let joined = tokio::task::spawn_blocking(move || {
-            guest_threads.stop();
-            store.close();
-        });
-        if joined.await.is_err() {
-            tracing::error!("stopping the store or the guests panicked");
+        let guests = tokio::task::spawn_blocking(move || guest_threads.stop());
+        if tokio::time::timeout(GUESTS_STOP_TIMEOUT, guests).await.is_err() {
+            // What a guest computes now is of no use to anybody.
+            tracing::warn!("a guest does not come to an end and is left behind");
+        }
+        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
+            tracing::error!("closing the store panicked");
         }
     }
 
@@ -328,18 +331,15 @@ impl Driver {
     }
 
     fn host_event(&mut self, incarnation: Incarnation, event: HostEvent) {
-        if let HostEvent::Answered(answers) = event {
-            if let Some(peer) = self.running(incarnation) {
-                peer.replica.answered(answers.len());
-            }
-            for (ticket, result) in answers {
-                let reply = result.map_or_else(Reply::Failed, |reply| Reply::Answered { reply });
-                self.reply(ticket, reply);
-            }
-            return;
-        }
         let Some(peer) = self.running(incarnation) else { return };
         match event {
+            HostEvent::Answered(answers) => {
+                peer.replica.answered(answers.len());
+                for (ticket, result) in answers {
+                    let reply = result.map_or_else(Reply::Failed, |reply| Reply::Answered { reply });
+                    self.reply(ticket, reply);
+                }
+            }
             HostEvent::Applied(applied, chain) => peer.replica.applied(applied, chain),
             HostEvent::Restored(meta, chain) => {
                 peer.replica.restored(&meta, chain);
@@ -351,7 +351,6 @@ impl Driver {
                 peer.replica.snapshot_failed();
             }
             HostEvent::Stopped(reason) => self.stop_peer(incarnation, &reason),
-            HostEvent::Answered(_) => {}
         }
     }
 
@@ -442,6 +441,6 @@ impl Driver {
     }
 }
 
-fn to_ms(duration: std::time::Duration) -> u64 {
+fn to_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).expect("a duration since 1970 fits 64 bits of milliseconds")
 }

@@ -113,7 +113,10 @@ impl Node {
         let sender = events.clone();
         let thread = std::thread::Builder::new().name("zraft-node".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(run(config, sender, inbox, ready))
+            let result = runtime.block_on(run(config, sender, inbox, ready));
+            // A guest that does not come to an end must not keep the node from ending.
+            runtime.shutdown_background();
+            result
         })?;
         match is_ready.recv() {
             Ok(()) => Ok(Self { address, events, thread }),

@@ -116,6 +116,9 @@ impl Replica {
     /// Most writes and most reads that wait at a time. Reads wait until the machine has answered them.
     pub const MAX_WAITING: usize = 1 << 16;
 
+    /// Most queries in one job: their answers come together, and neighbours on the node wait meanwhile.
+    pub const MAX_QUERIES_PER_JOB: usize = 64;
+
     /// A peer as its store knows it. `seed` feeds the randomness of elections. Its machine must first be started, or
     /// restored from `restored.snapshot` if there is one; the latter is reported by [`Replica::restored`].
     #[must_use]
@@ -255,9 +258,10 @@ impl Replica {
         self.reads.lost(&ready.reads_lost);
         self.reads.confirmed(&ready.reads);
         // Jobs run in order: a read given out now finds everything given out before it applied.
-        let queries = self.reads.servable(self.jobs.position.index);
-        if !queries.is_empty() {
-            jobs.push(Job::Query(queries));
+        let mut queries = self.reads.servable(self.jobs.position.index);
+        while !queries.is_empty() {
+            let later = queries.split_off(queries.len().min(Self::MAX_QUERIES_PER_JOB));
+            jobs.push(Job::Query(std::mem::replace(&mut queries, later)));
         }
         let leader = self.leader();
         self.writes.lead(self.raft.is_leader(), leader.as_ref(), &mut self.answers);

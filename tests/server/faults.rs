@@ -1,6 +1,9 @@
 //! Backends that misbehave.
 
+use std::sync::Arc;
+
 use crate::harness::{Nodes, runtime, until};
+use tokio::task::JoinSet;
 use zraft::client::{Kv, LightSession, SessionError};
 use zraft::protocol::{MAX_DATA_BYTES, RequestError};
 
@@ -83,4 +86,23 @@ fn a_large_value_goes_everywhere_and_one_too_large_nowhere() {
     nodes.start_node(1);
     reads_back(&nodes);
     nodes.until_equal("kv");
+}
+
+#[test]
+fn a_guest_that_computes_for_long_does_not_keep_its_node_from_stopping() {
+    let mut nodes = Nodes::start(1);
+    nodes.create("bad", HOSTILE, &[]);
+    runtime().block_on(async {
+        let session = Arc::new(LightSession::new(nodes.client(), nodes.peers("bad")));
+        session.query("up").await.unwrap();
+        // Each takes the whole fuel of a query; together far longer than anybody waits.
+        let mut loops = JoinSet::new();
+        for _ in 0..500 {
+            let session = Arc::clone(&session);
+            loops.spawn(async move { session.query("loop").await });
+        }
+        assert!(loops.join_all().await.iter().any(|result| matches!(result, Err(SessionError::AllFailed(_)))));
+    });
+    assert!(nodes.terminate(0), "{}", nodes.log(0));
+    assert!(nodes.log(0).contains("left behind"), "{}", nodes.log(0));
 }

@@ -1,5 +1,6 @@
 //! Real nodes for tests: processes of the real binary on loopback, with certificates from `zraft cert`.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
@@ -75,10 +76,11 @@ impl Nodes {
 
     /// SIGTERM; returns whether the process then ended well.
     pub fn terminate(&mut self, number: usize) -> bool {
-        let mut process = self.processes[number].take().unwrap();
+        let process = self.processes[number].take().unwrap();
         let id = process.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        process.wait().unwrap().success()
+        let process = RefCell::new(process);
+        until_some("the process has ended", || process.borrow_mut().try_wait().unwrap()).success()
     }
 
     pub fn address(&self, number: usize) -> &NodeAddr {

@@ -45,6 +45,20 @@ fn reads_that_come_together_share_one_confirmation_and_later_ones_do_not() {
 }
 
 #[test]
+fn many_reads_are_given_out_in_several_jobs() {
+    let mut hands = settled_leader();
+    let count = 2 * Replica::MAX_QUERIES_PER_JOB as u64 + 1;
+    (0..count).for_each(|ticket| hands.query(ticket));
+    hands.settle();
+    let [round] = hands.heartbeat_rounds()[..] else { panic!("{:?}", hands.messages) };
+    hands.hear(TWO, hands.term(), Message::HeartbeatReply { round });
+    let jobs = hands.queries();
+    let most = Replica::MAX_QUERIES_PER_JOB;
+    assert_eq!(jobs.iter().map(Vec::len).collect::<Vec<_>>(), [most, most, 1]);
+    assert!(jobs.concat().into_iter().eq(0..count), "in the order in which they came");
+}
+
+#[test]
 fn a_read_is_given_out_behind_the_entries_that_it_needs() {
     let mut hands = follower();
     hands.query(1);
