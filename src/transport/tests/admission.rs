@@ -186,36 +186,37 @@ async fn connections_of_one_identity_are_bounded_until_they_are_let_go() {
     within(ann.connect(&addr, Protocol::Client)).await.unwrap();
 }
 
-/// Passes on only the first packet of everybody who dials.
-async fn half_open(server: SocketAddr) -> (SocketAddr, tokio::task::JoinHandle<()>) {
-    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let addr = socket.local_addr().unwrap();
-    let task = tokio::spawn(async move {
-        let mut known = std::collections::BTreeMap::new();
-        let mut packet = vec![0; 65536];
-        while let Ok((size, from)) = socket.recv_from(&mut packet).await {
-            if let std::collections::btree_map::Entry::Vacant(entry) = known.entry(from) {
-                let onward = entry.insert(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap());
-                onward.send_to(&packet[..size], server).await.unwrap();
-            }
-        }
-    });
-    (addr, task)
+/// Passes on only the first packet of each of `count` who dial, all of them at once when they are there: those that
+/// came late, to places that are free again, would be let in as well. The sockets must live: an answer finds them.
+async fn half_open(socket: tokio::net::UdpSocket, server: SocketAddr, count: usize) -> Vec<tokio::net::UdpSocket> {
+    let mut first_packets = std::collections::BTreeMap::new();
+    let mut packet = vec![0; 65536];
+    while first_packets.len() < count {
+        let (size, from) = socket.recv_from(&mut packet).await.unwrap();
+        first_packets.entry(from).or_insert_with(|| packet[..size].to_vec());
+    }
+    let mut onward = Vec::with_capacity(count);
+    for packet in first_packets.values() {
+        onward.push(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        onward[onward.len() - 1].send_to(packet, server).await.unwrap();
+    }
+    onward
 }
 
 #[tokio::test]
 async fn half_open_handshakes_are_bounded_and_given_up_and_keep_nobody_out() {
     const SILENT: usize = 100;
     let (log, ca) = (Log::capture(), authority());
-    let (server, addr) = node_with(&ca, Limits { handshake: Duration::from_millis(1500), ..Limits::default() });
-    let (proxy, proxy_task) = half_open(socket_addr(&addr)).await;
-    let through: NodeAddr = proxy.to_string().parse().unwrap();
+    let (server, addr) = node_with(&ca, Limits { handshake: Duration::from_millis(2500), ..Limits::default() });
+    let proxy = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let through: NodeAddr = proxy.local_addr().unwrap().to_string().parse().unwrap();
     let eve = credentials(&ca, &ca.issue_client("eve", 1).unwrap());
     let mut silent = tokio::task::JoinSet::new();
     for _ in 0..SILENT {
         let (eve, through) = (Endpoint::client(eve.clone()).unwrap(), through.clone());
         silent.spawn(async move { eve.connect(&through, Protocol::Client).await });
     }
+    let _onward = within(half_open(proxy, socket_addr(&addr), SILENT)).await;
     within(client(&ca).connect(&addr, Protocol::Client)).await.expect("let in meanwhile");
     // The places that are given away without a proof of address; the others never proved theirs.
     let places = tuning::MAX_HANDSHAKES - tuning::PROVE_ADDRESS_BELOW + 1;
@@ -223,7 +224,6 @@ async fn half_open_handshakes_are_bounded_and_given_up_and_keep_nobody_out() {
     log.has(&["WARN", "127.0.0.1:", "did not finish the handshake in time"]).await;
     while silent.join_next().await.is_some() {}
     assert_eq!(server.refused(), places as u64);
-    proxy_task.abort();
 }
 
 #[tokio::test]
