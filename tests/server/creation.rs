@@ -37,7 +37,7 @@ fn what_is_no_backend_is_refused_by_name_and_leaves_nothing() {
         ("core.wasm", wat::parse_str("(module)").unwrap(), "core module"),
         ("exports-nothing.wasm", wat::parse_str("(component)").unwrap(), "zraft:backend/machine"),
         ("imports.wasm", wat::parse_str(import).unwrap(), "wasi:http/types@0.2.0"),
-        ("cut.wasm", include_bytes!("../../guests/dist/kv.wasm")[..5000].to_vec(), "kv@"),
+        ("cut.wasm", include_bytes!("../../guests/dist/kv.wasm")[..5000].to_vec(), "the engine refuses it"),
     ];
     for (name, bytes, expected) in cases {
         let path = nodes.folder().join(name);

@@ -1,7 +1,6 @@
 //! Who has no certificate of the cluster's CA gets in nowhere, and the node says who was refused.
 
 use std::process::Command;
-use std::time::Duration;
 
 use crate::harness::{Nodes, runtime, until};
 use zraft::client::{CallError, Client};
@@ -77,8 +76,6 @@ fn a_node_with_another_nodes_certificate_does_not_start() {
 fn a_second_node_on_the_same_files_is_refused() {
     let nodes = Nodes::start(1);
     let config = nodes.folder().join("node-0.toml").display().to_string();
-    let started = std::time::Instant::now();
     let complaint = nodes.run_err(1, &["serve", "--config", &config]);
     assert!(complaint.contains("data-0"), "{complaint}");
-    assert!(started.elapsed() < Duration::from_secs(20));
 }
