@@ -67,3 +67,57 @@ pub(super) fn within<'a>(
         is_first || bytes <= max_bytes
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::raft::Payload;
+    use crate::types::Term;
+
+    fn entry(index: u64) -> Entry {
+        let data = Bytes::from(vec![0; index as usize]);
+        Entry { term: Term(1), index: Index(index), time_ms: 0, payload: Payload::Data(data) }
+    }
+
+    fn held(cache: &Cache) -> Vec<u64> {
+        assert_eq!(cache.bytes, cache.entries.iter().map(Entry::size_bytes).sum::<usize>(), "the account is right");
+        cache.entries.iter().map(|entry| entry.index.0).collect()
+    }
+
+    #[test]
+    fn its_bytes_are_those_of_its_entries_whatever_is_forgotten() {
+        let mut cache = Cache::default();
+        (1..=9).for_each(|index| cache.push(entry(index)));
+        assert_eq!(held(&cache), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        cache.discard_through(Index(2));
+        assert_eq!(held(&cache), [3, 4, 5, 6, 7, 8, 9]);
+        cache.truncate_from(Index(9));
+        assert_eq!(held(&cache), [3, 4, 5, 6, 7, 8]);
+        let fits = entry(7).size_bytes() + entry(8).size_bytes();
+        cache.shrink(fits, Index(5));
+        assert_eq!(held(&cache), [6, 7, 8], "what is not durable yet stays");
+        cache.shrink(fits, Index(8));
+        assert_eq!(held(&cache), [7, 8], "and what fits");
+        assert_eq!(cache.first(), Some(Index(7)));
+    }
+
+    #[test]
+    fn a_range_begins_where_it_is_asked_to_or_is_not_there() {
+        let mut cache = Cache::default();
+        assert_eq!(cache.range(Index(1), Index(1), usize::MAX), None);
+        (4..=8).for_each(|index| cache.push(entry(index)));
+        let indexes = |from, to, max_bytes| {
+            let range = cache.range(Index(from), Index(to), max_bytes)?;
+            Some(range.iter().map(|entry| entry.index.0).collect::<Vec<_>>())
+        };
+        assert_eq!(indexes(3, 8, usize::MAX), None);
+        assert_eq!(indexes(4, 6, usize::MAX), Some(vec![4, 5, 6]));
+        let two = entry(5).size_bytes() + entry(6).size_bytes();
+        assert_eq!(indexes(5, 8, two), Some(vec![5, 6]));
+        assert_eq!(indexes(5, 8, two - 1), Some(vec![5]));
+        assert_eq!(indexes(5, 8, 1), Some(vec![5]), "one at least");
+        assert_eq!(indexes(9, 9, 1), Some(Vec::new()));
+    }
+}

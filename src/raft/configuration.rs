@@ -130,10 +130,15 @@ impl Configuration {
         !self.voters.is_empty() && has_one_purpose && learners_are_new && leavers_are_there && leaves_in_time
     }
 
+    /// About what it takes when encoded, and not less.
     pub(super) fn size_bytes(&self) -> usize {
-        const PEER_BYTES: usize = 8 + PeerId::MAX_NAME_LEN;
-        let peers = self.voters.len() + self.outgoing.len() + self.learners.len();
-        peers * PEER_BYTES + self.leaving.len() * 8
+        /// An incarnation, encoded.
+        const ID_BYTES: usize = 9;
+        /// What separates a name, an address and their lengths.
+        const TEXT_BYTES: usize = 4;
+        let peers = [&self.voters, &self.outgoing, &self.learners].into_iter().flat_map(BTreeMap::values);
+        let peer_bytes = |peer: &PeerId| ID_BYTES + TEXT_BYTES + peer.name().len() + peer.node().as_str().len();
+        peers.map(peer_bytes).sum::<usize>() + self.leaving.len() * ID_BYTES
     }
 }
 
@@ -177,6 +182,18 @@ mod tests {
         let mut new = old.voters.clone();
         new.insert(Incarnation(2), "moved@h:2".parse().unwrap());
         assert_eq!(old.begin(&new), Configuration::of(new));
+    }
+
+    #[test]
+    fn its_size_is_about_what_it_takes() {
+        let name = |id: u64| format!("{}@{}:1", "n".repeat(PeerId::MAX_NAME_LEN), "h".repeat(10 * id as usize));
+        let long = |id: u64| (Incarnation(u64::MAX - id), name(id).parse().unwrap());
+        let waiting = Configuration::of((1..=5).map(long).collect()).begin(&(4..=6).map(long).collect());
+        for configuration in [waiting.joined(), waiting, Configuration::of(peers(1..=3)), Configuration::NOBODY] {
+            let (size, encoded) = (configuration.size_bytes(), crate::codec::encode(&configuration).len());
+            assert!(encoded <= size + 4, "{encoded} bytes with the four counts, {size} without");
+            assert!(size <= 2 * encoded, "{encoded} bytes are counted as {size}");
+        }
     }
 
     proptest! {
