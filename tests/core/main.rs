@@ -5,3 +5,4 @@ mod peer;
 mod replica_sim;
 mod script;
 mod sim;
+mod words;
