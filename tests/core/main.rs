@@ -5,3 +5,5 @@ mod peer;
 mod replica_sim;
 mod script;
 mod sim;
+mod timeouts;
+mod words;

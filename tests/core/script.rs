@@ -12,7 +12,8 @@
 //! | `tick ID COUNT` | lets time pass for one peer |
 //! | `propose ID DATA...`, `read ID` | what clients want |
 //! | `persist ID [COUNT]` | makes the oldest writes durable; without COUNT all |
-//! | `deliver`, `drop`, `repeat [from=ID] [to=ID]` | what happens to messages that are on their way now |
+//! | `deliver`, `drop`, `repeat [from=ID] [to=ID] [nth=N]` | what happens to messages that are on their way now, or to one |
+//! | `deliver ... report=lost`, `report=failed` | and what the sender of a snapshot hears of it, when not that it arrived |
 //! | `settle` | persists and delivers everything until nothing is left |
 //! | `stall ID`, `unstall ID` | `settle` leaves this peer's disk alone |
 //! | `cut ID...`, `heal` | drops what crosses between these peers and the others |
@@ -26,20 +27,42 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context, Runner};
-use zraft::raft::{
-    AppendReply, ConfigValues, Configuration, Entry, Envelope, FollowerState, HardState, MemStorage, Message, Payload,
-    Write,
-};
-use zraft::types::{Incarnation, Index, LogPosition, Term};
+use zraft::raft::{ConfigValues, Entry, Envelope, FollowerState, HardState, MemStorage, Message, Payload, Write};
+use zraft::types::{Incarnation, Index, Term};
 
 use crate::peer::{Machine, Peer, configuration, peers};
+use crate::words::{listed, said, written};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 /// A message on its way, and the snapshot's bytes that travel with it.
 type Travelling = (Envelope, Option<Machine>);
 
-/// Rounds after which `settle` calls it a livelock.
+/// What becomes of a message.
+#[derive(Clone, Copy)]
+struct Fate {
+    arrives: bool,
+    /// What the sender of a snapshot is told: whether it arrived. Nothing when the report is lost.
+    report: Option<bool>,
+}
+
+impl Fate {
+    const ARRIVES: Self = Self { arrives: true, report: Some(true) };
+    const LOST: Self = Self { arrives: false, report: Some(false) };
+
+    /// It arrives, and this becomes of the report.
+    fn arrives(report: Option<&str>) -> Outcome<Self> {
+        let report = match report {
+            None => Some(true),
+            Some("failed") => Some(false),
+            Some("lost") => None,
+            Some(other) => return Err(format!("no report '{other}'").into()),
+        };
+        Ok(Self { report, ..Self::ARRIVES })
+    }
+}
+
+/// Rounds after which `settle` calls it a livelock, and ticks after which `campaign` does.
 const MAX_ROUNDS: usize = 200;
 
 #[derive(Default)]
@@ -84,7 +107,12 @@ impl Runner for Script {
             "propose" => self.propose(&mut args)?,
             "read" => self.read(peer_id(&mut args)?)?,
             "persist" => self.persist(&mut args)?,
-            "deliver" | "drop" => self.deliver(&mut args, command.name == "drop")?,
+            "deliver" | "drop" => {
+                let fate = if command.name == "drop" { Fate::LOST } else { Fate::arrives(args.take_key("report"))? };
+                let (meant, rest) = self.meant(&mut args)?;
+                self.network = rest;
+                meant.into_iter().try_for_each(|(envelope, file)| self.deliver_one(envelope, file, fate))?;
+            }
             "repeat" => {
                 let (mut copies, rest) = self.meant(&mut args)?;
                 self.network = rest;
@@ -185,10 +213,13 @@ impl Script {
 
     fn campaign(&mut self, id: Incarnation) -> Outcome {
         let role = self.peer(id)?.raft.status().role;
-        while self.peer(id)?.raft.status().role == role {
+        for _ in 0..MAX_ROUNDS {
             self.peer(id)?.raft.tick(0);
+            if self.peer(id)?.raft.status().role != role {
+                return self.pump(id);
+            }
         }
-        self.pump(id)
+        Err(format!("{id} stays {role:?}").into())
     }
 
     fn propose(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome {
@@ -221,24 +252,25 @@ impl Script {
         Ok(())
     }
 
-    fn deliver(&mut self, args: &mut ArgumentConsumer<'_>, lost: bool) -> Outcome {
-        let (meant, rest) = self.meant(args)?;
-        self.network = rest;
-        meant.into_iter().try_for_each(|(envelope, file)| self.deliver_one(envelope, file, lost))
-    }
-
-    /// Parts the messages on their way into those between the named peers and the rest.
+    /// Parts the messages on their way into those between the named peers, or one of them, and the rest.
     fn meant(&self, args: &mut ArgumentConsumer<'_>) -> Outcome<(Vec<Travelling>, Vec<Travelling>)> {
-        let end = |value: Option<&str>| value.map(|id| id.parse().map(Incarnation)).transpose();
-        let (from, to) = (end(args.take_key("from"))?, end(args.take_key("to"))?);
-        Ok(self.network.iter().cloned().partition(|(envelope, _)| {
-            from.is_none_or(|from| from == envelope.from) && to.is_none_or(|to| to == envelope.to)
-        }))
+        let mut key = |name| args.take_key(name).map(str::parse::<u64>).transpose();
+        let (from, to, nth) = (key("from")?, key("to")?, key("nth")?);
+        let mut seen = 0;
+        let parts: (Vec<_>, Vec<_>) = self.network.iter().cloned().partition(|(envelope, _)| {
+            let is_between = from.is_none_or(|id| id == envelope.from.0) && to.is_none_or(|id| id == envelope.to.0);
+            seen += u64::from(is_between);
+            is_between && nth.is_none_or(|nth| nth == seen)
+        });
+        if nth.is_some() && parts.0.is_empty() {
+            return Err(format!("there are only {seen} such messages").into());
+        }
+        Ok(parts)
     }
 
-    fn deliver_one(&mut self, envelope: Envelope, file: Option<Machine>, lost: bool) -> Outcome {
+    fn deliver_one(&mut self, envelope: Envelope, file: Option<Machine>, fate: Fate) -> Outcome {
         let (from, to) = (envelope.from, envelope.to);
-        let lost = lost
+        let lost = !fate.arrives
             || self.down.contains(&to)
             || !self.peers.contains_key(&to)
             || self.cut.contains(&from) != self.cut.contains(&to);
@@ -256,8 +288,10 @@ impl Script {
             peer.raft.step(envelope, 0);
             self.pump(to)?;
         }
-        if snapshot.is_some() && !self.down.contains(&from) {
-            self.peer(from)?.raft.snapshot_sent(to, !lost);
+        if let (Some(_), Some(report)) = (snapshot, fate.report)
+            && !self.down.contains(&from)
+        {
+            self.peer(from)?.raft.snapshot_sent(to, report && !lost);
             self.pump(from)?;
         }
         Ok(())
@@ -274,7 +308,7 @@ impl Script {
                 }
             }
             for (envelope, file) in std::mem::take(&mut self.network) {
-                self.deliver_one(envelope, file, false)?;
+                self.deliver_one(envelope, file, Fate::ARRIVES)?;
             }
             if !busy {
                 return Ok(());
@@ -346,63 +380,6 @@ impl Script {
         }
         Ok(())
     }
-}
-
-fn listed(entries: &[Entry]) -> String {
-    let show = |entry: &Entry| match &entry.payload {
-        Payload::Noop => format!("{} noop", entry.position()),
-        Payload::Membership(configuration) => format!("{} {}", entry.position(), members(configuration)),
-        Payload::Data(data) => format!("{} {}", entry.position(), String::from_utf8_lossy(data)),
-    };
-    format!("[{}]", entries.iter().map(show).collect::<Vec<_>>().join(", "))
-}
-
-fn members(configuration: &Configuration) -> String {
-    let ids = |ids: Vec<&Incarnation>| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let part = |title: &str, part: Vec<&Incarnation>| {
-        if part.is_empty() { String::new() } else { format!(" {title} {}", ids(part)) }
-    };
-    let Configuration { voters, outgoing, learners, leaving } = configuration;
-    let (voters, outgoing) = (part("members", voters.keys().collect()), part("and", outgoing.keys().collect()));
-    let (learners, leaving) = (part("learners", learners.keys().collect()), part("leaving", leaving.iter().collect()));
-    format!("{voters}{outgoing}{learners}{leaving}").trim_start().to_owned()
-}
-
-fn written(write: &Write) -> String {
-    let position = |position: LogPosition| position.to_string();
-    let hard_state = |state: HardState| {
-        let vote = state.vote.map_or(String::new(), |vote| format!(" vote {vote}"));
-        format!("term {}{vote} commit {}", state.term, state.commit)
-    };
-    let parts = [
-        write.hard_state.map(hard_state),
-        write.snapshot.as_ref().map(|meta| format!("snapshot {}", meta.position)),
-        write.discard_through.map(|base| format!("discard through {}", position(base))),
-        write.truncate_from.map(|from| format!("truncate from {from}")),
-        (!write.entries.is_empty()).then(|| listed(&write.entries)),
-    ];
-    format!("#{}: {}", write.token.0, parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
-}
-
-/// A message in words.
-pub fn said(envelope: &Envelope) -> String {
-    let what = match &envelope.message {
-        Message::PreVote { last } => format!("PreVote last {last}"),
-        Message::PreVoteReply { granted } => format!("PreVoteReply {}", if *granted { "yes" } else { "no" }),
-        Message::Vote { last, appointed: false } => format!("Vote last {last}"),
-        Message::Vote { last, appointed: true } => format!("Vote last {last}, appointed"),
-        Message::TimeoutNow => "TimeoutNow".to_owned(),
-        Message::VoteReply { granted } => format!("VoteReply {}", if *granted { "yes" } else { "no" }),
-        Message::Append { prev, entries, commit } => format!("Append after {prev} {} commit {commit}", listed(entries)),
-        Message::AppendReply(AppendReply::Accepted { matched }) => format!("Accepted {matched}"),
-        Message::AppendReply(AppendReply::Rejected { prev, hint }) => format!("Rejected {prev} hint {hint}"),
-        Message::Heartbeat { commit, round } => format!("Heartbeat commit {commit} round {round}"),
-        Message::HeartbeatReply { round } => format!("HeartbeatReply round {round}"),
-        Message::ReadIndex { .. } => "ReadIndex".to_owned(),
-        Message::ReadIndexReply { index, .. } => format!("ReadIndexReply {index}"),
-        Message::Snapshot { meta } => format!("Snapshot {}", meta.position),
-    };
-    format!("{} -> {} (term {}): {what}", envelope.from, envelope.to, envelope.term)
 }
 
 #[test]

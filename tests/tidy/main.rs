@@ -1,5 +1,6 @@
 //! The order of the house: layers, and what must stay the same in two places.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn root() -> &'static Path {
@@ -116,6 +117,22 @@ fn the_lower_layers_ask_the_world_for_nothing() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The stories of the core are found by their subject and by the names that the field gives them.
+#[test]
+fn every_story_is_in_the_table_once() {
+    let folder = root().join("tests/raft");
+    let table = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    let links = table.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let told: Vec<_> = links.filter(|link| link.ends_with(".golden")).map(str::to_owned).collect();
+    let files = folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let there: BTreeSet<_> = files.filter(|name| name.ends_with(".golden")).collect();
+    let in_table: BTreeSet<_> = told.iter().cloned().collect();
+    assert_eq!(in_table.len(), told.len(), "a story is in the table twice");
+    let missing: Vec<_> = there.difference(&in_table).collect();
+    let gone: Vec<_> = in_table.difference(&there).collect();
+    assert!(missing.is_empty() && gone.is_empty(), "not in the table: {missing:?}; not in the folder: {gone:?}");
 }
 
 /// The guests are a workspace of their own, so the wire format of the kv backend stands in both.

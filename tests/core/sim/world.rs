@@ -10,9 +10,9 @@ use zraft::raft::{AppendReply, ConfigValues, Envelope, MemStorage, Message, Writ
 use zraft::types::Incarnation;
 
 use crate::peer::{Machine, Peer, configuration};
-use crate::script::said;
 use crate::sim::faults::Counts;
 use crate::sim::promises::Promises;
+use crate::words::said;
 
 /// A message on its way, and the snapshot's bytes that travel with it.
 pub struct Travelling {
