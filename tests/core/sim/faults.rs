@@ -20,11 +20,12 @@ const MAX_PEERS: u64 = 9;
 const MAX_VOTERS: usize = 5;
 
 /// What every long enough run has to see.
-pub const MUST_OCCUR: [&str; 28] = [
+pub const MUST_OCCUR: [&str; 30] = [
     "compaction",
     "configuration rolled back",
     "crash",
     "dead for good",
+    "delayed message",
     "duplicate",
     "joint committed",
     "leader change in joint",
@@ -37,6 +38,7 @@ pub const MUST_OCCUR: [&str; 28] = [
     "membership change",
     "membership withdrawn",
     "one-way partition",
+    "overtaken message",
     "partition",
     "pause",
     "read by lease",

@@ -16,6 +16,7 @@ use crate::words::said;
 
 /// A message on its way, and the snapshot's bytes that travel with it.
 pub struct Travelling {
+    pub sent: u64,
     pub due: u64,
     pub envelope: Envelope,
     pub file: Option<Machine>,
@@ -74,6 +75,8 @@ pub struct Sim {
     pub hosts: BTreeMap<Incarnation, Host>,
     pub blocked: BTreeSet<(Incarnation, Incarnation)>,
     pub network: Vec<Travelling>,
+    /// When the newest message that has arrived was sent, from each peer to each other.
+    newest: BTreeMap<(Incarnation, Incarnation), u64>,
     pub now: u64,
     pub loss: f64,
     /// How often things go wrong, between 0 and 1.
@@ -113,6 +116,7 @@ impl Sim {
             hosts: BTreeMap::new(),
             blocked: BTreeSet::new(),
             network: Vec::new(),
+            newest: BTreeMap::new(),
             now: 0,
             is_calm: false,
             is_quiet: false,
@@ -271,6 +275,7 @@ impl Sim {
     }
 
     fn post(&mut self, id: Incarnation) {
+        let sent = self.now;
         let peer = &mut self.hosts.get_mut(&id).expect("a host").peer;
         let messages = peer.outbox.drain(..).map(|envelope| (envelope, None));
         let files = &peer.files;
@@ -284,10 +289,10 @@ impl Sim {
             let delay = if is_late { self.rng.random_range(0..if self.is_calm { 5 } else { 30 }) } else { 1 };
             if self.rng.random_bool(0.03) {
                 self.counts.count("duplicate");
-                let due = self.now + self.rng.random_range(0..60);
-                self.network.push(Travelling { due, envelope: envelope.clone(), file: file.clone() });
+                let due = sent + self.rng.random_range(0..60);
+                self.network.push(Travelling { sent, due, envelope: envelope.clone(), file: file.clone() });
             }
-            self.network.push(Travelling { due: self.now + delay, envelope, file });
+            self.network.push(Travelling { sent, due: sent + delay, envelope, file });
         }
     }
 
@@ -303,7 +308,18 @@ impl Sim {
         }
     }
 
-    fn deliver_one(&mut self, Travelling { envelope, file, .. }: Travelling) {
+    fn count_order(&mut self, sent: u64, from: Incarnation, to: Incarnation) {
+        if sent + 1 < self.now {
+            self.counts.count("delayed message");
+        }
+        let newest = self.newest.entry((from, to)).or_default();
+        if sent < *newest {
+            self.counts.count("overtaken message");
+        }
+        *newest = sent.max(*newest);
+    }
+
+    fn deliver_one(&mut self, Travelling { sent, envelope, file, .. }: Travelling) {
         let (from, to) = (envelope.from, envelope.to);
         let is_away = self.hosts.get(&to).is_none_or(|host| host.is_down);
         let lost = is_away || self.blocked.contains(&(from, to)) || self.rng.random_bool(self.loss);
@@ -319,6 +335,7 @@ impl Sim {
         if lost {
             return self.counts.count("lost message");
         }
+        self.count_order(sent, from, to);
         if self.rng.random_bool(0.02) && !self.is_quiet {
             self.read(to);
         }
