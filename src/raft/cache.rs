@@ -6,7 +6,7 @@ use crate::raft::Entry;
 use crate::types::Index;
 
 /// A run of entries without gaps that ends with the log's last one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Cache {
     entries: VecDeque<Entry>,
     bytes: usize,

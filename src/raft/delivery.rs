@@ -10,7 +10,7 @@ use crate::types::Index;
 ///
 /// Invariants: `given <= log.may_apply()` and `applied <= given`; entries are given once, in order and without gaps;
 /// bytes given and not applied stay within the limit, but for one entry that alone is larger.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Delivery {
     given: Index,
     applied: Index,

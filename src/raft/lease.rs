@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 /// What a leader knows of the time in which nobody else can lead.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Lease {
     /// The leader's ticks so far.
     now: u64,

@@ -18,7 +18,7 @@ use crate::types::{Incarnation, Index, LogPosition, PeerId, Term};
 /// 5. Replaying the writes handed out gives the state kept here, but for the commit index, which waits for a write
 ///    that has another reason.
 /// 6. The term of every entry is known without reading the disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Log {
     state: Restored,
     cache: Cache,
@@ -38,7 +38,7 @@ pub(super) struct Log {
     next_token: WriteToken,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PendingWrite {
     token: WriteToken,
     /// The last entry that is durable once this write is. Clamped by truncations.

@@ -51,8 +51,9 @@ pub enum ReadError {
 /// One peer of a Raft cluster, without a clock, a disk or a network.
 ///
 /// The driver calls the inputs, then carries out what [`Raft::ready`] asks for. Time passes by [`Raft::tick`]. The
-/// same inputs and the same seed give the same outputs.
-#[derive(Debug)]
+/// same inputs and the same seed give the same outputs. A clone goes on from the same point, so that a checker can follow
+/// every branch of what may happen next.
+#[derive(Clone, Debug)]
 pub struct Raft {
     pub(super) id: Incarnation,
     pub(super) config: ConfigValues,

@@ -6,7 +6,7 @@ use crate::raft::LogRead;
 use crate::types::Index;
 
 /// Things on their way, by the index that ends them, and their bytes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Inflights {
     parts: VecDeque<(Index, usize)>,
     bytes: usize,
@@ -35,7 +35,7 @@ impl Inflights {
 }
 
 /// How a leader sends to a follower.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum State {
     /// Looks for the place where the logs part, one append at a time.
     Probe {
@@ -51,7 +51,7 @@ pub(super) enum State {
 /// A follower as its leader sees it.
 ///
 /// Invariants: `matched < next`; `matched` never shrinks, because it counts only what is durable there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Progress {
     /// The last entry known to be durable and equal on the follower.
     pub(super) matched: Index,

@@ -12,14 +12,14 @@ pub(super) const MAX_WAITING_READS: usize = 16_384;
 
 /// Reads at a leader. They wait for a round of heartbeats that began after them: a quorum that answers it proves that
 /// no later leader had committed anything when they came. All reads that come while one round runs share the next.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ReadRounds {
     started: u64,
     waiting: VecDeque<WaitingRead>,
 }
 
 /// A read that waits for its round.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WaitingRead {
     /// The follower that asked; none for an own read.
     pub(super) asker: Option<Incarnation>,
@@ -67,7 +67,7 @@ impl ReadRounds {
 }
 
 /// Reads that a follower has asked its leader for, with the ticks that each has waited.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ForwardedReads {
     waited: BTreeMap<ReadId, u32>,
 }

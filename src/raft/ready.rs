@@ -14,7 +14,7 @@ use crate::types::{Incarnation, Index, LogPosition, RoleName, Term};
 /// 4. `apply` is applied in order, after the `apply` of earlier `Ready`s, and reported by
 ///    [`Raft::applied`](crate::raft::Raft::applied).
 /// 5. The rest in any order, concurrently with the above.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
     /// What must become durable.
     pub write: Option<Write>,

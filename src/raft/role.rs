@@ -10,7 +10,7 @@ use crate::raft::{ReadId, RoleName};
 use crate::types::{Incarnation, Index};
 
 /// What a peer is at the moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Role {
     Follower(Follower),
     /// Asks whether an election would succeed (thesis section 9.6).
@@ -20,7 +20,7 @@ pub(super) enum Role {
 }
 
 /// Follows a leader, or waits for one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Follower {
     pub(super) leader: Option<Incarnation>,
     /// Ticks since the leader was heard, a vote was given, or the waiting began.
@@ -32,7 +32,7 @@ pub(super) struct Follower {
 }
 
 /// Collects votes, or promises of votes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Candidacy {
     pub(super) granted: BTreeSet<Incarnation>,
     pub(super) refused: BTreeSet<Incarnation>,
@@ -57,7 +57,7 @@ impl Candidacy {
 }
 
 /// Leads its term.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leader {
     /// The other members.
     pub(super) progress: BTreeMap<Incarnation, Progress>,

@@ -36,12 +36,13 @@ impl Machine {
 }
 
 /// Work for the machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Job {
     Install(SnapshotMeta),
     Apply(Vec<Entry>),
 }
 
+#[derive(Clone)]
 pub struct Peer {
     pub id: Incarnation,
     pub raft: Raft,
