@@ -159,6 +159,23 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// Takes over what another message of the same term to the same peer says, if one can say both. Tells whether it
+    /// could.
+    pub(super) fn absorb(&mut self, other: &Self) -> bool {
+        match (&mut *self, other) {
+            (
+                Self::AppendReply(AppendReply::Accepted { matched }),
+                Self::AppendReply(AppendReply::Accepted { matched: other }),
+            ) => {
+                *matched = (*matched).max(*other);
+                true
+            }
+            (this, other) => this == other,
+        }
+    }
+}
+
 /// The answer to [`Message::Append`] and [`Message::Snapshot`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AppendReply {

@@ -195,9 +195,8 @@ impl Raft {
 
     /// The write, and all before it, is durable.
     pub fn persisted(&mut self, token: WriteToken) {
-        if self.log.persisted(token) {
-            self.disk_silent_ticks = 0;
-        }
+        self.log.persisted(token);
+        self.disk_silent_ticks = 0;
         while let Some((_, envelope)) = self.held.pop_front_if(|(after, _)| *after <= token) {
             self.dispatch(envelope);
         }
@@ -373,12 +372,15 @@ impl Raft {
         self.out.messages.push(Envelope { from: self.id, to, term: self.term(), message });
     }
 
-    /// Sends a message once everything up to now is durable.
+    /// Sends a message once everything up to now is durable. Of several that wait for the same write and answer the same
+    /// peer, one is enough: whoever repeats its requests to a peer with a slow disk must not fill that one's memory.
     pub(super) fn send_durable(&mut self, to: Incarnation, message: Message) {
         let envelope = Envelope { from: self.id, to, term: self.term(), message };
-        match self.log.durable_after() {
-            Some(token) => self.held.push_back((token, envelope)),
-            None => self.dispatch(envelope),
+        let Some(token) = self.log.durable_after() else { return self.dispatch(envelope) };
+        let after_the_same = self.held.iter_mut().rev().take_while(|(after, _)| *after == token);
+        let mut said = after_the_same.map(|(_, held)| held).filter(|held| held.to == to);
+        if !said.any(|held| held.message.absorb(&envelope.message)) {
+            self.held.push_back((token, envelope));
         }
     }
 

@@ -38,8 +38,8 @@
 //! - A pre-vote and its answer travel at once, while the candidate still asks: neither comes late.
 //! - A message of which nothing would come now, nor after a crash of its receiver, is lost at once. So a peer gets a second
 //!   copy of a request as long as that would do anything, and an old message does come late, but not one that could first do
-//!   something after yet another event. A message of an older leader's that rejects, a vote request that the leader's
-//!   followers ignore, and one to a leader are kept.
+//!   something after yet another event. Kept although nothing comes of them now are appends that are rejected, and vote
+//!   requests to a leader or to followers who hear one.
 //! - What is committed and durable is applied at once, and entries are read from the disk at once.
 //! - Heartbeats are sent only where the budget has some. Those of a leader that gives up for want of answers are lost.
 //! - A peer that asks for an election while it has writes that are not durable has seen a write become durable since it last
