@@ -267,14 +267,12 @@ impl Log {
         !self.writes.is_empty()
     }
 
-    /// A write is durable, and so are those before it. Tells whether that is news.
-    pub(super) fn persisted(&mut self, token: WriteToken) -> bool {
-        let before = self.writes.len();
+    /// A write is durable, and so are those before it.
+    pub(super) fn persisted(&mut self, token: WriteToken) {
         while let Some(write) = self.writes.pop_front_if(|write| write.token <= token) {
             self.stable = self.stable.max(write.last);
         }
         self.cache.shrink(self.max_cached_bytes, self.stable);
-        self.writes.len() < before
     }
 }
 
@@ -290,6 +288,20 @@ mod tests {
 
     fn log() -> Log {
         Log::new(Restored::default(), CACHED_BYTES)
+    }
+
+    #[test]
+    fn entries_from_elsewhere_are_recognized() {
+        let mut log = log();
+        append(&mut log, 1, 3);
+        append(&mut log, 2, 2);
+        let held = log.cached(Index(2), Index(4), usize::MAX).unwrap();
+        assert!(log.holds_all(Index(2), &held));
+        assert!(!log.holds_all(Index(1), &held), "they begin later");
+        assert!(!log.holds_all(Index(2), &[held[0].clone(), held[2].clone()]), "one is missing");
+        let mut other = held;
+        other[2].term = Term(1);
+        assert!(!log.holds_all(Index(2), &other), "one is of another term");
     }
 
     fn append(log: &mut Log, term: u64, count: usize) {

@@ -50,6 +50,7 @@ pub use configuration::Configuration;
 pub use membership::MembershipError;
 pub use message::{AppendReply, Entry, Envelope, HardState, Message, Payload, ReadId, SnapshotMeta};
 pub use node::{ProposeError, Raft, ReadError};
+pub use read_index::MAX_WAITING_READS;
 pub use ready::{LogRead, LogReadPurpose, ReadReady, Ready, SoftState, Write, WriteToken};
 pub use status::{FollowerState, FollowerStatus, Status};
 pub use storage::{InvalidWrite, MemStorage, Restored};

@@ -8,7 +8,7 @@ use crate::raft::{Envelope, Message, Raft, ReadError, ReadId, ReadReady};
 use crate::types::{Incarnation, Index};
 
 /// The most reads that wait at a leader, and that a follower has asked its leader for.
-pub(super) const MAX_WAITING_READS: usize = 16_384;
+pub const MAX_WAITING_READS: usize = 16_384;
 
 /// Reads at a leader. They wait for a round of heartbeats that began after them: a quorum that answers it proves that
 /// no later leader had committed anything when they came. All reads that come while one round runs share the next.

@@ -1,5 +1,6 @@
 //! Tests of the layers that need neither a clock nor a disk nor a network.
 
+mod bounds;
 mod exhaustive;
 mod hostile;
 mod peer;
