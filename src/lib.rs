@@ -13,11 +13,12 @@ pub mod client;
 #[cfg(feature = "client")]
 pub mod transport;
 
+#[cfg(feature = "store")]
+pub mod store;
+
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod node;
-#[cfg(feature = "server")]
-pub mod store;
 #[cfg(feature = "server")]
 pub mod wasm;
