@@ -1,13 +1,12 @@
 //! The components of backends: files named by their digest, `log_dir/components/<digest>.wasm`.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::StoreError;
+use super::disk::Disk;
 use super::files::{self, Draft};
 use crate::types::Digest;
 
@@ -17,16 +16,17 @@ const SUFFIX: &str = ".wasm";
 /// The components on this node. A handle: clones share the folder, and any thread may use them.
 #[derive(Clone, Debug)]
 pub struct Components {
+    disk: Arc<dyn Disk>,
     dir: Arc<Path>,
 }
 
 impl Components {
     /// Opens the folder and removes what was left unfinished.
-    pub(super) fn open(log_dir: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open(disk: Arc<dyn Disk>, log_dir: &Path) -> Result<Self, StoreError> {
         let dir = log_dir.join(FOLDER);
-        files::create_dir(&dir)?;
-        files::remove_files(&dir, files::is_temporary)?;
-        Ok(Self { dir: dir.into() })
+        files::create_dir(disk.as_ref(), &dir)?;
+        files::remove_files(disk.as_ref(), &dir, files::is_temporary)?;
+        Ok(Self { disk, dir: dir.into() })
     }
 
     /// Keeps a component; durable on return. Keeping one that is there replaces it with the same.
@@ -38,7 +38,7 @@ impl Components {
         if found != digest {
             return Err(StoreError::WrongDigest { expected: digest, found });
         }
-        let mut draft = Draft::create(self.path(digest))?;
+        let mut draft = Draft::create(&self.disk, self.path(digest))?;
         draft.write(bytes)?;
         draft.publish()?;
         Ok(())
@@ -51,10 +51,9 @@ impl Components {
     /// [`StoreError::Io`].
     pub fn get(&self, digest: Digest) -> Result<Bytes, StoreError> {
         let path = self.path(digest);
-        let bytes = fs::read(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => StoreError::ComponentMissing { path: path.clone() },
-            _ => StoreError::io(&path, "read")(error),
-        })?;
+        let Some(bytes) = files::read(self.disk.as_ref(), &path)? else {
+            return Err(StoreError::ComponentMissing { path });
+        };
         match Digest::of(&bytes) {
             found if found == digest => Ok(bytes.into()),
             found => Err(StoreError::corrupt(&path, format!("its digest is {found}"))),
@@ -66,8 +65,8 @@ impl Components {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn remove(&self, digest: Digest) -> Result<(), StoreError> {
-        files::remove_file(&self.path(digest))?;
-        files::sync_dir(&self.dir)
+        files::remove_file(self.disk.as_ref(), &self.path(digest))?;
+        files::sync_dir(self.disk.as_ref(), &self.dir)
     }
 
     /// The components that are kept, in order.
@@ -75,8 +74,9 @@ impl Components {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn list(&self) -> Result<Vec<Digest>, StoreError> {
+        let names = files::names(self.disk.as_ref(), &self.dir)?;
         let mut digests: Vec<Digest> =
-            files::names(&self.dir)?.iter().filter_map(|name| parse_digest(name.strip_suffix(SUFFIX)?)).collect();
+            names.iter().filter_map(|name| parse_digest(name.strip_suffix(SUFFIX)?)).collect();
         digests.sort_unstable();
         Ok(digests)
     }

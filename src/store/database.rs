@@ -1,11 +1,11 @@
 //! The database file: whose it is, which version, and the rounds in it.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::disk::Disk;
 use super::files::{self, Draft};
 use super::format::{self, Damage};
 use super::recovery::{Recovered, Recovery};
@@ -35,24 +35,22 @@ const OWNER_FILE_NAME: &str = "node";
 ///
 /// Every page is checked on open: redb trusts a file that was closed cleanly otherwise, and panics where it is damaged.
 /// All rounds are read on open anyway.
-pub(super) fn open(options: &StoreOptions) -> Result<(Database, PathBuf), StoreError> {
-    files::create_dir(&options.log_dir)?;
-    files::create_dir(&options.snapshot_dir)?;
+pub(super) fn open(disk: &Arc<dyn Disk>, options: &StoreOptions) -> Result<(Database, PathBuf), StoreError> {
+    files::create_dir(disk.as_ref(), &options.log_dir)?;
+    files::create_dir(disk.as_ref(), &options.snapshot_dir)?;
     let path = options.log_dir.join(FILE_NAME);
-    let database = Database::builder()
-        .set_cache_size(options.cache_bytes)
-        .set_check_integrity_on_open(true)
-        .create(&path)
-        .map_err(StoreError::database(&path))?;
+    let mut builder = Database::builder();
+    builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(true);
+    let database = disk.open_database(&builder, &path).map_err(StoreError::database(&path))?;
     if is_new(&database, &path)? {
-        refuse_lost_log(options)?;
+        refuse_lost_log(disk.as_ref(), options)?;
         initialize(&database, &options.node).map_err(StoreError::database(&path))?;
-        files::sync_dir(&options.log_dir)?;
+        files::sync_dir(disk.as_ref(), &options.log_dir)?;
     } else {
         check_identity(&database, &path, options)?;
     }
-    match read_owner(&options.snapshot_dir)? {
-        None => write_owner(options)?,
+    match read_owner(disk.as_ref(), &options.snapshot_dir)? {
+        None => write_owner(disk, options)?,
         Some(found) => check_node(&options.snapshot_dir, found, &options.node)?,
     }
     Ok((database, path))
@@ -86,10 +84,10 @@ fn initialize(database: &Database, node: &NodeAddr) -> Result<(), redb::Error> {
 }
 
 /// A node without a log must not take over a snapshot folder in use: it would clear it.
-fn refuse_lost_log(options: &StoreOptions) -> Result<(), StoreError> {
-    if let Some(found) = read_owner(&options.snapshot_dir)? {
+fn refuse_lost_log(disk: &dyn Disk, options: &StoreOptions) -> Result<(), StoreError> {
+    if let Some(found) = read_owner(disk, &options.snapshot_dir)? {
         check_node(&options.snapshot_dir, found, &options.node)?;
-    } else if !Snapshots::any(&options.snapshot_dir)? {
+    } else if !Snapshots::any(disk, &options.snapshot_dir)? {
         return Ok(());
     }
     Err(StoreError::LogMissing { log_dir: options.log_dir.clone(), snapshot_dir: options.snapshot_dir.clone() })
@@ -123,17 +121,13 @@ fn check_node(dir: &Path, found: String, expected: &NodeAddr) -> Result<(), Stor
     Err(StoreError::OtherNode { dir: dir.to_owned(), found, expected: expected.clone() })
 }
 
-fn read_owner(snapshot_dir: &Path) -> Result<Option<String>, StoreError> {
-    let path = snapshot_dir.join(OWNER_FILE_NAME);
-    match fs::read(&path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim_end().to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io(&path, "read")(error)),
-    }
+fn read_owner(disk: &dyn Disk, snapshot_dir: &Path) -> Result<Option<String>, StoreError> {
+    let content = files::read(disk, &snapshot_dir.join(OWNER_FILE_NAME))?;
+    Ok(content.map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned()))
 }
 
-fn write_owner(options: &StoreOptions) -> Result<(), StoreError> {
-    let mut draft = Draft::create(options.snapshot_dir.join(OWNER_FILE_NAME))?;
+fn write_owner(disk: &Arc<dyn Disk>, options: &StoreOptions) -> Result<(), StoreError> {
+    let mut draft = Draft::create(disk, options.snapshot_dir.join(OWNER_FILE_NAME))?;
     draft.write(format!("{}\n", options.node).as_bytes())?;
     draft.publish()?;
     Ok(())

@@ -1,12 +1,13 @@
 //! Files that appear whole or not at all, and folders whose names are durable.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::StoreError;
+use super::disk::{Disk, DiskFile};
 
 /// How the names of unfinished files end.
 const TEMPORARY_SUFFIX: &str = ".tmp";
@@ -14,7 +15,8 @@ const TEMPORARY_SUFFIX: &str = ".tmp";
 /// A file being written under a temporary name. Dropping it unpublished removes it.
 #[derive(Debug)]
 pub(super) struct Draft {
-    file: File,
+    disk: Arc<dyn Disk>,
+    file: Box<dyn DiskFile>,
     temporary: PathBuf,
     target: PathBuf,
     published: bool,
@@ -23,20 +25,14 @@ pub(super) struct Draft {
 impl Draft {
     /// Starts a file that is to be called `target`, in a folder that exists. Several drafts of one target may be
     /// open; the last one published stays.
-    pub(super) fn create(target: PathBuf) -> Result<Self, StoreError> {
+    pub(super) fn create(disk: &Arc<dyn Disk>, target: PathBuf) -> Result<Self, StoreError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut name = target.as_os_str().to_owned();
         name.push(format!(".{number}{TEMPORARY_SUFFIX}"));
         let temporary = PathBuf::from(name);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary)
-            .map_err(StoreError::io(&temporary, "create"))?;
-        Ok(Self { file, temporary, target, published: false })
+        let file = disk.create(&temporary).map_err(StoreError::io(&temporary, "create"))?;
+        Ok(Self { disk: Arc::clone(disk), file, temporary, target, published: false })
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
@@ -49,16 +45,17 @@ impl Draft {
     }
 
     /// A second handle to the same file, for reading it back before it is published.
-    pub(super) fn reopen(&self) -> Result<File, StoreError> {
-        File::open(&self.temporary).map_err(StoreError::io(&self.temporary, "open"))
+    pub(super) fn reopen(&self) -> Result<Box<dyn DiskFile>, StoreError> {
+        self.disk.open(&self.temporary).map_err(StoreError::io(&self.temporary, "open"))
     }
 
     /// Makes the content durable, then the name.
     pub(super) fn publish(mut self) -> Result<PathBuf, StoreError> {
-        self.file.sync_all().map_err(StoreError::io(&self.temporary, "sync"))?;
-        fs::rename(&self.temporary, &self.target).map_err(StoreError::io(&self.temporary, "rename"))?;
+        self.file.sync().map_err(StoreError::io(&self.temporary, "sync"))?;
+        let renamed = self.disk.rename(&self.temporary, &self.target);
+        renamed.map_err(StoreError::io(&self.temporary, "rename"))?;
         self.published = true;
-        sync_dir(parent(&self.target))?;
+        sync_dir(self.disk.as_ref(), parent(&self.target))?;
         Ok(std::mem::take(&mut self.target))
     }
 }
@@ -66,56 +63,60 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         // What cannot be removed now is removed when the store is next opened.
-        if !self.published && fs::remove_file(&self.temporary).is_err() {
+        if !self.published && self.disk.remove_file(&self.temporary).is_err() {
             tracing::warn!(path = %self.temporary.display(), "an unfinished file could not be removed");
         }
     }
 }
 
 /// Creates a folder and those above it, durably.
-pub(super) fn create_dir(dir: &Path) -> Result<(), StoreError> {
-    if dir.is_dir() {
+pub(super) fn create_dir(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    if disk.is_dir(dir) {
         return Ok(());
     }
     let above = parent(dir);
-    create_dir(above)?;
-    match fs::create_dir(dir) {
+    create_dir(disk, above)?;
+    match disk.create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io(dir, "create")(error)),
-        _ => sync_dir(above),
+        _ => sync_dir(disk, above),
     }
 }
 
 /// Makes the names in a folder durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir).and_then(|handle| handle.sync_all()).map_err(StoreError::io(dir, "sync"))
+pub(super) fn sync_dir(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    disk.sync_dir(dir).map_err(StoreError::io(dir, "sync"))
 }
 
 /// The names in a folder, those that are not UTF-8 left out; none when there is no such folder.
-pub(super) fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(StoreError::io(dir, "list")(error)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(StoreError::io(dir, "list"))?.file_name();
-        names.extend(name.into_string().ok());
+pub(super) fn names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, StoreError> {
+    match disk.names(dir) {
+        Ok(names) => Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(StoreError::io(dir, "list")(error)),
     }
-    Ok(names)
+}
+
+/// The content of a file; `None` when there is no such file.
+pub(super) fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    let mut content = Vec::new();
+    match disk.open(path).and_then(|mut file| file.read_to_end(&mut content)) {
+        Ok(_) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io(path, "read")(error)),
+    }
 }
 
 /// Removes the files of a folder whose name is chosen. Those that are already gone are no error.
-pub(super) fn remove_files(dir: &Path, chosen: impl Fn(&str) -> bool) -> Result<(), StoreError> {
-    for name in names(dir)?.iter().filter(|name| chosen(name)) {
-        remove_file(&dir.join(name))?;
+pub(super) fn remove_files(disk: &dyn Disk, dir: &Path, chosen: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+    for name in names(disk, dir)?.iter().filter(|name| chosen(name)) {
+        remove_file(disk, &dir.join(name))?;
     }
     Ok(())
 }
 
 /// Removes a file. One that is already gone is no error.
-pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
+pub(super) fn remove_file(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+    match disk.remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path, "remove")(error)),
         _ => Ok(()),
     }

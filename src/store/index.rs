@@ -95,15 +95,15 @@ pub(super) struct Ledger {
 
 /// When a purge is considered, and how much one may do.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PurgeLimits {
+pub struct PurgeLimits {
     /// Considered after this many rounds.
-    pub(super) every_rounds: u64,
+    pub every_rounds: u64,
     /// Considered after this many bytes: no more than one purge moves, so that purging keeps up with writing.
-    pub(super) every_bytes: u64,
+    pub every_bytes: u64,
     /// The most that is moved, in bytes of entries and states. The first round may alone exceed it.
-    pub(super) max_moved_bytes: u64,
+    pub max_moved_bytes: u64,
     /// The most rounds that are deleted.
-    pub(super) max_rounds: usize,
+    pub max_rounds: usize,
 }
 
 impl Default for PurgeLimits {

@@ -1,14 +1,14 @@
 //! The durable store of a node: one redb database with the logs of all its peers, and files for what is large.
 //!
-//! [`Store`] is the handle. A write goes into the queue (`queue`); the writer thread (`rounds`) makes a *round* of all that
-//! waits, commits it as one row with one sync, and tells the [`DurableSink`]. A row per round, rather than one per
-//! entry, keeps a commit at the right edge of one tree however many peers are in it. Where entries are is kept in
+//! [`Store`] is the handle. A write goes into the queue (`queue`); the writer thread (`writer`) hands all that waits to
+//! the [`Journal`] (`rounds`), which makes a *round* of it and commits that as one row with one sync; then the thread
+//! tells the [`DurableSink`]. A row per round, rather than one per entry, keeps a commit at the right edge of one tree however many peers are in it. Where entries are is kept in
 //! memory (`index`) and rebuilt on open (`recovery`) from the bytes of the rounds (`format`). Old rounds are deleted in
 //! batches by the writer, which moves what is still live in them into its next round in the same transaction; so a
 //! peer that rarely writes holds nobody back. Readers use `view`, which changes with each commit.
 //!
 //! [`Snapshots`] and [`Components`] are files that appear whole or not at all. A snapshot becomes its peer's once a
-//! write refers to it; files that no peer refers to are removed on open.
+//! write refers to it; files that no peer refers to are removed on open. All of this reaches a disk through [`Disk`].
 //!
 //! ```text
 //! log_dir/log.redb                                     meta: version, node; rounds: seq -> round
@@ -23,6 +23,7 @@
 
 mod components;
 mod database;
+mod disk;
 mod error;
 mod files;
 mod format;
@@ -34,6 +35,7 @@ mod snapshots;
 #[cfg(test)]
 mod tests;
 mod view;
+mod writer;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -42,18 +44,18 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 
 pub use components::Components;
+pub use disk::{Disk, DiskFile, SystemDisk};
 pub use error::StoreError;
-pub use queue::MAX_QUEUED_BYTES;
+pub use index::PurgeLimits;
+pub use queue::{MAX_QUEUED_BYTES, Operation};
+pub use rounds::Journal;
 pub use snapshots::{
     MAX_BLOCK_BYTES, SnapshotFile, SnapshotHeader, SnapshotReader, SnapshotReceiver, SnapshotWriter, Snapshots,
 };
 
 use crate::raft::{Entry, LogRead, Restored, Write, WriteToken};
-use crate::types::{Incarnation, LogPosition, NodeAddr};
-use index::PurgeLimits;
-use queue::{Operation, Queue};
-use recovery::Recovered;
-use rounds::Writer;
+use crate::types::{Incarnation, NodeAddr};
+use queue::Queue;
 use view::View;
 
 /// Where a store is and how large its parts may get.
@@ -141,21 +143,13 @@ impl Store {
         sink: Box<dyn DurableSink>,
         purge_limits: PurgeLimits,
     ) -> Result<(Self, Vec<StoredPeer>), StoreError> {
-        let (database, path) = database::open(&options)?;
-        let recovered = database::recover(&database, &path)?;
-        let peers = stored_peers(&recovered);
-        let snapshot_of = |peer: &StoredPeer| Some((peer.incarnation, peer.restored.snapshot.as_ref()?.position));
-        let referenced: Vec<(Incarnation, LogPosition)> = peers.iter().filter_map(snapshot_of).collect();
-        let snapshots = Snapshots::open_dir(&options.snapshot_dir, &referenced)?;
-        let components = Components::open(&options.log_dir)?;
+        let (journal, peers) = Journal::open(Arc::new(SystemDisk), &options, purge_limits)?;
+        let (view, snapshots, components) = (journal.view(), journal.snapshots(), journal.components());
         let queue = Arc::new(Queue::default());
-        let max_segment_bytes = options.max_segment_bytes;
-        let writer = Writer::new((database, path), max_segment_bytes, snapshots.clone(), recovered, purge_limits)?;
-        let view = writer.view();
-        let writer_queue = Arc::clone(&queue);
+        let (max_segment_bytes, writer_queue) = (options.max_segment_bytes, Arc::clone(&queue));
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run(&writer_queue, sink))
+            .spawn(move || writer::run(journal, max_segment_bytes, &writer_queue, sink))
             .map_err(StoreError::io(&options.log_dir, "start the writer thread of"))?;
         let writer = Mutex::new(Some(thread));
         Ok((Self { shared: Arc::new(Shared { queue, view, snapshots, components, writer }) }, peers))
@@ -228,13 +222,4 @@ impl Drop for Shared {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-fn stored_peers(recovered: &Recovered) -> Vec<StoredPeer> {
-    let stored = |(&incarnation, peer): (&Incarnation, &recovery::Peer)| StoredPeer {
-        incarnation,
-        record: peer.record.clone(),
-        restored: peer.restored.clone(),
-    };
-    recovered.peers.iter().map(stored).collect()
 }

@@ -18,9 +18,19 @@ const OPERATION_BYTES: usize = 256;
 
 /// One thing to make durable.
 #[derive(Debug)]
-pub(super) enum Operation {
-    Create { incarnation: Incarnation, record: Bytes, bootstrap: Write },
+pub enum Operation {
+    /// Adds a peer with its first write, as [`Store::create_peer`](super::Store::create_peer) does.
+    Create {
+        /// The peer. It must not exist.
+        incarnation: Incarnation,
+        /// The node's description of it.
+        record: Bytes,
+        /// Its first write.
+        bootstrap: Write,
+    },
+    /// Forgets a peer, as [`Store::remove_peer`](super::Store::remove_peer) does.
     Remove(Incarnation),
+    /// A write of a peer, dropped if there is no such peer.
     Write(Incarnation, Write),
 }
 

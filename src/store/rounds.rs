@@ -1,32 +1,33 @@
-//! The writer thread: one commit round at a time, with all that queued while the last one was synced.
+//! The journal: one commit round at a time.
 //!
 //! A round is one transaction with one row, so everything in it becomes durable together, by one sync. It is
 //! committed in one phase: redb tells a torn commit by its checksums and falls back to the one before, which nobody
 //! was told about; two phases would guard against a forged checksum, at twice the syncs.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{Database, Durability, ReadableDatabase};
 
-use super::database::{ROUNDS, RoundsTable};
+use super::database::{self, ROUNDS, RoundsTable};
+use super::disk::Disk;
 use super::format::{self, Damage, Header, Location, RoundBuilder};
 use super::index::{Ledger, PurgeLimits};
-use super::queue::{Operation, Queue};
+use super::queue::Operation;
 use super::recovery::{Peer, Recovered};
 use super::view::View;
-use super::{Completion, DurableSink, Snapshots, StoreError};
-use crate::raft::{Restored, Write};
-use crate::types::{Incarnation, Index};
+use super::{Completion, Components, Snapshots, StoreError, StoreOptions, StoredPeer};
+use crate::raft::{Entry, LogRead, Restored, Write};
+use crate::types::{Incarnation, Index, LogPosition};
 
-/// What the writer thread owns.
-pub(super) struct Writer {
+/// The store without its threads: who calls, waits. [`Store`](super::Store) runs one on a thread; simulations drive
+/// one themselves.
+pub struct Journal {
     database: Database,
     path: PathBuf,
-    max_segment_bytes: usize,
     snapshots: Snapshots,
+    components: Components,
     view: Arc<View>,
     peers: BTreeMap<Incarnation, Peer>,
     ledger: Ledger,
@@ -61,55 +62,34 @@ struct Purge {
     moved: BTreeMap<Incarnation, Vec<(Index, Vec<u8>)>>,
 }
 
-impl Writer {
-    pub(super) fn new(
-        (database, path): (Database, PathBuf),
-        max_segment_bytes: usize,
-        snapshots: Snapshots,
-        recovered: Recovered,
+impl Journal {
+    /// Opens the files of a node as [`Store::open`](super::Store::open) does, on any disk.
+    ///
+    /// # Errors
+    /// [`StoreError`]: what the operator must see to, or what the disk has lost. Nothing was changed.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        options: &StoreOptions,
         purge_limits: PurgeLimits,
-    ) -> Result<Self, StoreError> {
-        let Recovered { peers, groups, ledger } = recovered;
+    ) -> Result<(Self, Vec<StoredPeer>), StoreError> {
+        let (database, path) = database::open(&disk, options)?;
+        let Recovered { peers, groups, ledger } = database::recover(&database, &path)?;
+        let stored = stored_peers(&peers);
+        let snapshot_of = |peer: &StoredPeer| Some((peer.incarnation, peer.restored.snapshot.as_ref()?.position));
+        let referenced: Vec<(Incarnation, LogPosition)> = stored.iter().filter_map(snapshot_of).collect();
+        let snapshots = Snapshots::open_dir(Arc::clone(&disk), &options.snapshot_dir, &referenced)?;
+        let components = Components::open(disk, &options.log_dir)?;
         let view = Arc::new(View::new(path.clone(), latest(&database, &path)?, groups));
         let since_purge = (0, 0);
-        Ok(Self { database, path, max_segment_bytes, snapshots, view, peers, ledger, purge_limits, since_purge })
+        let journal = Self { database, path, snapshots, components, view, peers, ledger, purge_limits, since_purge };
+        Ok((journal, stored))
     }
 
-    pub(super) fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view)
-    }
-
-    /// The body of the writer thread: serves the queue until it is closed and empty, or something fails.
-    pub(super) fn run(mut self, queue: &Queue, mut sink: Box<dyn DurableSink>) {
-        // redb panics on some damage. A writer that vanished without a word would leave the node waiting.
-        let served = catch_unwind(AssertUnwindSafe(|| self.serve(queue, sink.as_mut())));
-        queue.abandon();
-        self.view.close();
-        match served.unwrap_or(Err(StoreError::WriterPanicked)) {
-            Ok(()) => self.close(),
-            Err(error) => sink.failed(error),
-        }
-    }
-
-    fn serve(&mut self, queue: &Queue, sink: &mut dyn DurableSink) -> Result<(), StoreError> {
-        while let Some(operations) = queue.take(self.max_segment_bytes)? {
-            let completions = self.round(operations)?;
-            if !completions.is_empty() {
-                sink.durable(completions);
-            }
-        }
-        Ok(())
-    }
-
-    fn close(self) {
-        // All is durable; a failure only means that the next open checks the whole file.
-        if let Err(error) = self.database.close() {
-            tracing::warn!(path = %self.path.display(), %error, "the log was not closed cleanly");
-        }
-    }
-
-    /// Makes the operations durable.
-    fn round(&mut self, operations: Vec<Operation>) -> Result<Vec<Completion>, StoreError> {
+    /// Makes operations durable, all of them at once or none. Nothing to do needs no disk.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the journal is then to be dropped. What became of the operations only the next open can tell.
+    pub fn commit(&mut self, operations: Vec<Operation>) -> Result<Vec<Completion>, StoreError> {
         let seq = self.ledger.next_seq();
         let mut round = Round::new(seq);
         let purge = if self.purge_is_due() { self.plan_purge()? } else { None };
@@ -125,7 +105,7 @@ impl Writer {
         }
         let bytes = builder.finish();
         let through = purge.map(|purge| purge.through);
-        self.commit(seq, &bytes, through)?;
+        self.write_row(seq, &bytes, through)?;
         self.since_purge = (self.since_purge.0 + 1, self.since_purge.1 + bytes.len() as u64);
         self.ledger.add_round(bytes.len() as u64);
         self.view.advance(latest(&self.database, &self.path)?, seq, &changes, &mut self.ledger);
@@ -136,7 +116,39 @@ impl Writer {
         Ok(completions)
     }
 
-    fn commit(&self, seq: u64, bytes: &[u8], purge_through: Option<u64>) -> Result<(), StoreError> {
+    /// Reads durable entries, as [`Store::read`](super::Store::read) does.
+    ///
+    /// # Errors
+    /// Those of [`Store::read`](super::Store::read).
+    pub fn read(&self, incarnation: Incarnation, read: &LogRead) -> Result<Vec<Entry>, StoreError> {
+        self.view.read(incarnation, read)
+    }
+
+    /// The snapshots of the node's peers.
+    #[must_use]
+    pub fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
+    }
+
+    /// The components on the node.
+    #[must_use]
+    pub fn components(&self) -> Components {
+        self.components.clone()
+    }
+
+    /// Closes the files. All is durable before; a failure only means that the next open checks more.
+    pub fn close(self) {
+        self.view.close();
+        if let Err(error) = self.database.close() {
+            tracing::warn!(path = %self.path.display(), %error, "the log was not closed cleanly");
+        }
+    }
+
+    pub(super) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
+    }
+
+    fn write_row(&self, seq: u64, bytes: &[u8], purge_through: Option<u64>) -> Result<(), StoreError> {
         let transact = || -> Result<(), redb::Error> {
             let mut transaction = self.database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
@@ -257,8 +269,17 @@ impl Writer {
     }
 
     fn damaged(&self, seq: u64, damage: Damage) -> StoreError {
-        super::database::damaged(&self.path, seq, damage)
+        database::damaged(&self.path, seq, damage)
     }
+}
+
+fn stored_peers(peers: &BTreeMap<Incarnation, Peer>) -> Vec<StoredPeer> {
+    let stored = |(&incarnation, peer): (&Incarnation, &Peer)| StoredPeer {
+        incarnation,
+        record: peer.record.clone(),
+        restored: peer.restored.clone(),
+    };
+    peers.iter().map(stored).collect()
 }
 
 impl Round {
@@ -296,7 +317,7 @@ fn check_base(restored: &Restored, write: &Write) -> Result<(), String> {
 }
 
 /// The rounds as of the latest commit.
-fn latest(database: &Database, path: &std::path::Path) -> Result<RoundsTable, StoreError> {
+fn latest(database: &Database, path: &Path) -> Result<RoundsTable, StoreError> {
     let transaction = database.begin_read().map_err(StoreError::database(path))?;
     transaction.open_table(ROUNDS).map_err(StoreError::database(path))
 }

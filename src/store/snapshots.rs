@@ -10,8 +10,8 @@
 //! of, other checksums left out; so a block that is missing, repeated or from another file is noticed as well.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::disk::{Disk, DiskFile};
 use super::files::{self, Draft};
 use crate::codec;
 use crate::raft::SnapshotMeta;
@@ -56,32 +57,38 @@ pub struct SnapshotFile {
 /// The snapshots of a node's peers. A handle: clones share the folder, and any thread may use them.
 #[derive(Clone, Debug)]
 pub struct Snapshots {
+    disk: Arc<dyn Disk>,
     root: Arc<Path>,
 }
 
 impl Snapshots {
     /// Opens the folder: what the log refers to must be there, and all else goes.
-    pub(super) fn open_dir(root: &Path, referenced: &[(Incarnation, LogPosition)]) -> Result<Self, StoreError> {
-        let snapshots = Self { root: root.into() };
+    pub(super) fn open_dir(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        referenced: &[(Incarnation, LogPosition)],
+    ) -> Result<Self, StoreError> {
+        let snapshots = Self { disk, root: root.into() };
+        let disk = snapshots.disk.as_ref();
         for (incarnation, position) in referenced {
             snapshots.open(*incarnation, *position)?;
         }
         let kept: BTreeMap<String, String> =
             referenced.iter().map(|(peer, position)| (folder_name(*peer), file_name(*position))).collect();
-        files::remove_files(root, files::is_temporary)?;
-        for folder in files::names(root)?.iter().filter(|name| is_folder_name(name)) {
+        files::remove_files(disk, root, files::is_temporary)?;
+        for folder in files::names(disk, root)?.iter().filter(|name| is_folder_name(name)) {
             let dir = root.join(folder);
             match kept.get(folder) {
-                Some(kept) => files::remove_files(&dir, |name| is_ours(name) && name != kept)?,
-                None => remove_folder(&dir)?,
+                Some(kept) => files::remove_files(disk, &dir, |name| is_ours(name) && name != kept)?,
+                None => remove_folder(disk, &dir)?,
             }
         }
         Ok(snapshots)
     }
 
     /// Whether there is the folder of any peer.
-    pub(super) fn any(root: &Path) -> Result<bool, StoreError> {
-        Ok(files::names(root)?.iter().any(|name| is_folder_name(name)))
+    pub(super) fn any(disk: &dyn Disk, root: &Path) -> Result<bool, StoreError> {
+        Ok(files::names(disk, root)?.iter().any(|name| is_folder_name(name)))
     }
 
     /// Starts a snapshot of the peer.
@@ -111,20 +118,19 @@ impl Snapshots {
     /// # Errors
     /// [`StoreError::SnapshotMissing`], [`StoreError::Corrupt`], [`StoreError::UnknownVersion`], [`StoreError::Io`].
     pub fn open(&self, incarnation: Incarnation, position: LogPosition) -> Result<SnapshotReader, StoreError> {
-        let (file, size_bytes) = self.open_raw(incarnation, position)?;
-        SnapshotReader::new(file, size_bytes, &self.path(incarnation, position), position)
+        let path = self.path(incarnation, position);
+        let file = self.disk.open(&path).map_err(missing_or_io(&path))?;
+        SnapshotReader::new(file, &path, position)
     }
 
-    /// Opens a snapshot of the peer to be sent as it is; the receiver checks it. Returns the file and its size in bytes.
+    /// Opens a snapshot of the peer to be sent as it is; the receiver checks it. Returns the file, which is one of this
+    /// machine's file system whatever the [`Disk`], and its size in bytes.
     ///
     /// # Errors
     /// [`StoreError::SnapshotMissing`], [`StoreError::Io`].
     pub fn open_raw(&self, incarnation: Incarnation, position: LogPosition) -> Result<(File, u64), StoreError> {
         let path = self.path(incarnation, position);
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => StoreError::SnapshotMissing { path: path.clone() },
-            _ => StoreError::io(&path, "open")(error),
-        })?;
+        let file = File::open(&path).map_err(missing_or_io(&path))?;
         let size_bytes = file.metadata().map_err(StoreError::io(&path, "measure"))?.len();
         Ok((file, size_bytes))
     }
@@ -151,7 +157,7 @@ impl Snapshots {
     /// [`StoreError::Io`].
     pub fn remove_before(&self, incarnation: Incarnation, keep: LogPosition) -> Result<(), StoreError> {
         let goes = |name: &str| position_of(name).is_some_and(|position| position.index < keep.index);
-        files::remove_files(&self.folder(incarnation), goes)
+        files::remove_files(self.disk.as_ref(), &self.folder(incarnation), goes)
     }
 
     /// Removes one snapshot of the peer, to which no write refers.
@@ -160,7 +166,7 @@ impl Snapshots {
     /// [`StoreError::Io`].
     pub fn remove_one(&self, incarnation: Incarnation, position: LogPosition) -> Result<(), StoreError> {
         let unwanted = file_name(position);
-        files::remove_files(&self.folder(incarnation), |name| name == unwanted)
+        files::remove_files(self.disk.as_ref(), &self.folder(incarnation), |name| name == unwanted)
     }
 
     /// Removes all snapshots of the peer, also unfinished ones.
@@ -168,12 +174,12 @@ impl Snapshots {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn remove(&self, incarnation: Incarnation) -> Result<(), StoreError> {
-        remove_folder(&self.folder(incarnation))
+        remove_folder(self.disk.as_ref(), &self.folder(incarnation))
     }
 
     fn draft(&self, incarnation: Incarnation, position: LogPosition) -> Result<Draft, StoreError> {
-        files::create_dir(&self.folder(incarnation))?;
-        Draft::create(self.path(incarnation, position))
+        files::create_dir(self.disk.as_ref(), &self.folder(incarnation))?;
+        Draft::create(&self.disk, self.path(incarnation, position))
     }
 
     fn folder(&self, incarnation: Incarnation) -> PathBuf {
@@ -249,7 +255,7 @@ impl SnapshotWriter {
 /// Reads a snapshot and checks it on the way.
 #[derive(Debug)]
 pub struct SnapshotReader {
-    file: File,
+    file: Box<dyn DiskFile>,
     path: PathBuf,
     header: SnapshotHeader,
     checksum: u32,
@@ -260,9 +266,9 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    fn new(mut file: File, size_bytes: u64, path: &Path, position: LogPosition) -> Result<Self, StoreError> {
-        let mut left_bytes = size_bytes;
-        let start = read_bytes(&mut file, &mut left_bytes, 16, path)?;
+    fn new(mut file: Box<dyn DiskFile>, path: &Path, position: LogPosition) -> Result<Self, StoreError> {
+        let mut left_bytes = file.size_bytes().map_err(StoreError::io(path, "measure"))?;
+        let start = read_bytes(file.as_mut(), &mut left_bytes, 16, path)?;
         let (magic, numbers) = start.split_at(MAGIC.len());
         if magic != MAGIC {
             return Err(StoreError::corrupt(path, "it does not begin like a snapshot"));
@@ -271,8 +277,8 @@ impl SnapshotReader {
         if found != VERSION {
             return Err(StoreError::UnknownVersion { path: path.to_owned(), found, supported: VERSION });
         }
-        let checksum = number(&read_bytes(&mut file, &mut left_bytes, 4, path)?);
-        let encoded = read_bytes(&mut file, &mut left_bytes, length, path)?;
+        let checksum = number(&read_bytes(file.as_mut(), &mut left_bytes, 4, path)?);
+        let encoded = read_bytes(file.as_mut(), &mut left_bytes, length, path)?;
         if extend_checksum(0, &[&start, &encoded]) != checksum {
             return Err(StoreError::corrupt(path, "the checksum of its header does not match"));
         }
@@ -301,13 +307,13 @@ impl SnapshotReader {
         if self.ended {
             return Ok(None);
         }
-        let prefix = read_bytes(&mut self.file, &mut self.left_bytes, 8, &self.path)?;
+        let prefix = read_bytes(self.file.as_mut(), &mut self.left_bytes, 8, &self.path)?;
         let (length, checksum) = (number(&prefix[..4]), number(&prefix[4..]));
         if length as usize > MAX_BLOCK_BYTES {
             return Err(self.damaged("a block is too long"));
         }
         let stored = if length == 0 { Totals::SIZE_BYTES } else { length };
-        let data = read_bytes(&mut self.file, &mut self.left_bytes, stored, &self.path)?;
+        let data = read_bytes(self.file.as_mut(), &mut self.left_bytes, stored, &self.path)?;
         self.checksum = extend_checksum(self.checksum, &[&prefix[..4], &data]);
         if self.checksum != checksum {
             return Err(self.damaged("the checksum of a block does not match"));
@@ -377,8 +383,7 @@ impl SnapshotReceiver {
     }
 
     fn verify(&self) -> Result<(), StoreError> {
-        let mut reader =
-            SnapshotReader::new(self.draft.reopen()?, self.size_bytes, self.draft.target(), self.position)?;
+        let mut reader = SnapshotReader::new(self.draft.reopen()?, self.draft.target(), self.position)?;
         while reader.next()?.is_some() {}
         Ok(())
     }
@@ -424,7 +429,7 @@ fn number(bytes: &[u8]) -> u32 {
 }
 
 /// Reads exactly `length` bytes, which must be there before room is made for them.
-fn read_bytes(file: &mut File, left_bytes: &mut u64, length: u32, path: &Path) -> Result<Vec<u8>, StoreError> {
+fn read_bytes(file: &mut dyn DiskFile, left_bytes: &mut u64, length: u32, path: &Path) -> Result<Vec<u8>, StoreError> {
     let cut_short = || StoreError::corrupt(path, "it is cut short");
     *left_bytes = left_bytes.checked_sub(length.into()).ok_or_else(cut_short)?;
     let mut bytes = vec![0; length as usize];
@@ -433,6 +438,14 @@ fn read_bytes(file: &mut File, left_bytes: &mut u64, length: u32, path: &Path) -
         _ => StoreError::io(path, "read")(error),
     })?;
     Ok(bytes)
+}
+
+/// For `map_err`: a snapshot at `path` could not be opened.
+fn missing_or_io(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    move |error| match error.kind() {
+        io::ErrorKind::NotFound => StoreError::SnapshotMissing { path: path.to_owned() },
+        _ => StoreError::io(path, "open")(error),
+    }
 }
 
 fn folder_name(incarnation: Incarnation) -> String {
@@ -460,9 +473,9 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// Removes a peer's folder with all that was put there by this module. What else is in it stays, and the folder too.
-fn remove_folder(dir: &Path) -> Result<(), StoreError> {
-    files::remove_files(dir, is_ours)?;
-    match fs::remove_dir(dir) {
+fn remove_folder(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    files::remove_files(disk, dir, is_ours)?;
+    match disk.remove_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
             tracing::warn!(path = %dir.display(), "a folder of a removed peer is left: it holds files of somebody else");
             Ok(())

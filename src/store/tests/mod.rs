@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::raft::{Configuration, HardState, LogReadPurpose, Payload, SnapshotMeta};
-use crate::types::{ClusterId, Digest, Index, Term};
+use crate::types::{ClusterId, Digest, Index, LogPosition, Term};
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,150 @@
+//! What the store asks of a disk.
+//!
+//! Everything that the store does to files goes through [`Disk`]: what it relies on is here in one place, and a
+//! simulated disk can lose power at any point of it.
+
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use redb::{Builder, Database, DatabaseError};
+
+/// A file system.
+///
+/// What a power cut leaves: the content of a file as of its last [`sync`](DiskFile::sync), and the names in a folder as
+/// of its last [`sync_dir`](Self::sync_dir); of what came later any part. A rename happens or not, and never leaves
+/// the new name without one of the two files.
+///
+/// Errors are those of [`std::fs`]. Among them `NotFound`, `AlreadyExists` and `DirectoryNotEmpty` must be told apart.
+pub trait Disk: Debug + Send + Sync {
+    /// Creates a file for writing, or empties the one there is.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Gives a file another name, in place of the file that had it.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Whether there is a folder of that name.
+    fn is_dir(&self, path: &Path) -> bool;
+
+    /// Creates a folder in one that exists.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Removes a folder that is empty.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn remove_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// The names in a folder, in any order.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn names(&self, dir: &Path) -> io::Result<Vec<OsString>>;
+
+    /// Makes the names in a folder durable.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Opens a database for this process alone, creating it if it is not there.
+    ///
+    /// # Errors
+    /// Those of redb.
+    fn open_database(&self, builder: &Builder, path: &Path) -> Result<Database, DatabaseError>;
+}
+
+/// An open file of a [`Disk`].
+pub trait DiskFile: Read + Write + Debug + Send + Sync {
+    /// The size of the file in bytes.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn size_bytes(&self) -> io::Result<u64>;
+
+    /// Makes the content durable.
+    ///
+    /// # Errors
+    /// Those of the system. What is durable then is unknown, also after another try.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// The file system of this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemDisk;
+
+impl Disk for SystemDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        Ok(Box::new(file))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(File::open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir(dir)
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::remove_dir(dir)
+    }
+
+    fn names(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect()
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn open_database(&self, builder: &Builder, path: &Path) -> Result<Database, DatabaseError> {
+        builder.create(path)
+    }
+}
+
+impl DiskFile for File {
+    fn size_bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
+    }
+}
