@@ -8,6 +8,7 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefini
 use super::disk::Disk;
 use super::files::{self, Draft};
 use super::format::{self, Damage};
+use super::patience::{Patience, PatientStorage};
 use super::recovery::{Recovered, Recovery};
 use super::{Snapshots, StoreError, StoreOptions};
 use crate::types::NodeAddr;
@@ -35,13 +36,21 @@ const OWNER_FILE_NAME: &str = "node";
 ///
 /// Every page is checked on open: redb trusts a file that was closed cleanly otherwise, and panics where it is damaged.
 /// All rounds are read on open anyway.
-pub(super) fn open(disk: &Arc<dyn Disk>, options: &StoreOptions) -> Result<(Database, PathBuf), StoreError> {
+///
+/// Its writes wait for room from the moment that `patience` begins.
+pub(super) fn open(
+    disk: &Arc<dyn Disk>,
+    options: &StoreOptions,
+    patience: &Arc<Patience>,
+) -> Result<(Database, PathBuf), StoreError> {
     files::create_dir(disk.as_ref(), &options.log_dir)?;
     files::create_dir(disk.as_ref(), &options.snapshot_dir)?;
     let path = options.log_dir.join(FILE_NAME);
     let mut builder = Database::builder();
     builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(true);
-    let database = disk.open_database(&builder, &path).map_err(StoreError::database(&path))?;
+    let storage = disk.open_storage(&path).map_err(StoreError::io(&path, "open"))?;
+    let storage = PatientStorage::new(storage, Arc::clone(patience));
+    let database = builder.create_with_backend(storage).map_err(StoreError::database(&path))?;
     if is_new(&database, &path)? {
         refuse_lost_log(disk.as_ref(), options)?;
         initialize(&database, &options.node).map_err(StoreError::database(&path))?;

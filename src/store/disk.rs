@@ -9,7 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use redb::{Builder, Database, DatabaseError};
+use redb::StorageBackend;
+use redb::backends::FileBackend;
 
 /// A file system.
 ///
@@ -70,11 +71,17 @@ pub trait Disk: Debug + Send + Sync {
     /// Those of the system.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// Opens a database for this process alone, creating it if it is not there.
+    /// Opens the file of a database, creating it if it is not there.
     ///
     /// # Errors
-    /// Those of redb.
-    fn open_database(&self, builder: &Builder, path: &Path) -> Result<Database, DatabaseError>;
+    /// Those of the system.
+    fn open_storage(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
+
+    /// How many bytes may yet be written to the file system of a folder.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
 }
 
 /// An open file of a [`Disk`].
@@ -134,8 +141,14 @@ impl Disk for SystemDisk {
         File::open(dir)?.sync_all()
     }
 
-    fn open_database(&self, builder: &Builder, path: &Path) -> Result<Database, DatabaseError> {
-        builder.create(path)
+    fn open_storage(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let stats = rustix::fs::statvfs(dir)?;
+        Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
     }
 }
 

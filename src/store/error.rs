@@ -3,12 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::patience::is_disk_full;
 use crate::types::{Digest, Incarnation, Index, LogPosition, NodeAddr};
 
 /// Why the store could not do what it was asked.
 ///
 /// * The operator acts on [`InUse`](Self::InUse), [`OtherNode`](Self::OtherNode),
-///   [`UnknownVersion`](Self::UnknownVersion) and [`LogMissing`](Self::LogMissing): nothing was changed.
+///   [`UnknownVersion`](Self::UnknownVersion), [`LogMissing`](Self::LogMissing) and [`DiskFull`](Self::DiskFull):
+///   nothing was changed.
 /// * The disk is to blame for [`Io`](Self::Io), [`Database`](Self::Database), [`Corrupt`](Self::Corrupt),
 ///   [`CorruptRound`](Self::CorruptRound) and [`SnapshotMissing`](Self::SnapshotMissing). When the sink gets one of
 ///   them the node must stop: whether its last writes are durable is unknown.
@@ -56,6 +58,12 @@ pub enum StoreError {
         log_dir: PathBuf,
         /// Where snapshots are.
         snapshot_dir: PathBuf,
+    },
+    /// There is no room on the disk.
+    #[error("the disk of {} is full: make room there, then try again", path.display())]
+    DiskFull {
+        /// The file that found none.
+        path: PathBuf,
     },
     /// A file or folder could not be used.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -177,7 +185,10 @@ pub enum StoreError {
 impl StoreError {
     /// For `map_err`: an error of the system that came up while `action` was done to `path`.
     pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { path: path.to_owned(), action, source }
+        move |source| match source.kind() {
+            kind if is_disk_full(kind) => Self::DiskFull { path: path.to_owned() },
+            _ => Self::Io { path: path.to_owned(), action, source },
+        }
     }
 
     /// For `map_err`: an error of the database at `path`.
@@ -188,6 +199,7 @@ impl StoreError {
             }
             redb::Error::DatabaseClosed => Self::Closed,
             redb::Error::Corrupted(reason) => Self::Corrupt { path: path.to_owned(), reason },
+            redb::Error::Io(error) if is_disk_full(error.kind()) => Self::DiskFull { path: path.to_owned() },
             redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
                 Self::Corrupt { path: path.to_owned(), reason: error.to_string() }
             }

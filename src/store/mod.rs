@@ -19,7 +19,7 @@
 //!
 //! Everything read is checked against a checksum; what fails is an error that names the file, never a fresh start.
 //! An error of the disk while a round is written stops the writer: nothing after it is acknowledged, and what became
-//! of that round only the next open can tell.
+//! of that round only the next open can tell. A full disk is no such error: the writer waits for room (`patience`).
 
 mod components;
 mod database;
@@ -28,6 +28,7 @@ mod error;
 mod files;
 mod format;
 mod index;
+mod patience;
 mod queue;
 mod recovery;
 mod rounds;
@@ -47,6 +48,7 @@ pub use components::Components;
 pub use disk::{Disk, DiskFile, SystemDisk};
 pub use error::StoreError;
 pub use index::PurgeLimits;
+pub use patience::DiskSpace;
 pub use queue::{MAX_QUEUED_BYTES, Operation};
 pub use rounds::Journal;
 pub use snapshots::{
@@ -55,6 +57,7 @@ pub use snapshots::{
 
 use crate::raft::{Entry, LogRead, Restored, Write, WriteToken};
 use crate::types::{Incarnation, NodeAddr};
+use patience::Room;
 use queue::Queue;
 use view::View;
 
@@ -121,6 +124,7 @@ pub struct Store {
 struct Shared {
     queue: Arc<Queue>,
     view: Arc<View>,
+    room: Room,
     snapshots: Snapshots,
     components: Components,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -135,16 +139,18 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: what the operator must see to, or what the disk has lost. Nothing was changed.
     pub fn open(options: StoreOptions, sink: Box<dyn DurableSink>) -> Result<(Self, Vec<StoredPeer>), StoreError> {
-        Self::open_with(options, sink, PurgeLimits::default())
+        Self::open_on(Arc::new(SystemDisk), options, sink, PurgeLimits::default())
     }
 
-    fn open_with(
+    fn open_on(
+        disk: Arc<dyn Disk>,
         options: StoreOptions,
         sink: Box<dyn DurableSink>,
         purge_limits: PurgeLimits,
     ) -> Result<(Self, Vec<StoredPeer>), StoreError> {
-        let (journal, peers) = Journal::open(Arc::new(SystemDisk), &options, purge_limits)?;
-        let (view, snapshots, components) = (journal.view(), journal.snapshots(), journal.components());
+        let (journal, peers) = Journal::open(disk, &options, purge_limits)?;
+        let (view, room) = (journal.view(), journal.room());
+        let (snapshots, components) = (journal.snapshots(), journal.components());
         let queue = Arc::new(Queue::default());
         let (max_segment_bytes, writer_queue) = (options.max_segment_bytes, Arc::clone(&queue));
         let thread = thread::Builder::new()
@@ -152,7 +158,8 @@ impl Store {
             .spawn(move || writer::run(journal, max_segment_bytes, &writer_queue, sink))
             .map_err(StoreError::io(&options.log_dir, "start the writer thread of"))?;
         let writer = Mutex::new(Some(thread));
-        Ok((Self { shared: Arc::new(Shared { queue, view, snapshots, components, writer }) }, peers))
+        room.patience.begin();
+        Ok((Self { shared: Arc::new(Shared { queue, view, room, snapshots, components, writer }) }, peers))
     }
 
     /// Adds a peer with its first write. Never blocks; [`Completion::Created`] tells when both are durable. The writes
@@ -199,7 +206,16 @@ impl Store {
         self.shared.components.clone()
     }
 
-    /// Makes durable what waits, tells the sink, and closes the files, for all handles. Blocks until it is done.
+    /// The room that is left for the log. Asks the system: not for a thread that must not wait.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn space(&self) -> Result<DiskSpace, StoreError> {
+        self.shared.room.space()
+    }
+
+    /// Makes durable what waits, tells the sink, and closes the files, for all handles. Blocks until it is done. Where
+    /// there is no room on the disk, what waits is given up; it was never acknowledged.
     pub fn close(self) {
         self.shared.close();
     }
@@ -208,6 +224,7 @@ impl Store {
 impl Shared {
     fn close(&self) {
         self.queue.close();
+        self.room.patience.end();
         let writer = self.writer.lock().expect("no thread panics while it holds the handle").take();
         // The sink may own the last handle: the writer thread then ends on its own.
         if let Some(writer) = writer.filter(|writer| writer.thread().id() != thread::current().id())

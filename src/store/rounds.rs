@@ -14,6 +14,7 @@ use super::database::{self, ROUNDS, RoundsTable};
 use super::disk::Disk;
 use super::format::{self, Damage, Header, Location, RoundBuilder};
 use super::index::{Ledger, PurgeLimits};
+use super::patience::{Patience, Room};
 use super::queue::Operation;
 use super::recovery::{Peer, Recovered};
 use super::view::View;
@@ -26,6 +27,7 @@ use crate::types::{Incarnation, Index, LogPosition};
 pub struct Journal {
     database: Database,
     path: PathBuf,
+    room: Room,
     snapshots: Snapshots,
     components: Components,
     view: Arc<View>,
@@ -72,16 +74,19 @@ impl Journal {
         options: &StoreOptions,
         purge_limits: PurgeLimits,
     ) -> Result<(Self, Vec<StoredPeer>), StoreError> {
-        let (database, path) = database::open(&disk, options)?;
+        let patience = Arc::new(Patience::default());
+        let (database, path) = database::open(&disk, options, &patience)?;
         let Recovered { peers, groups, ledger } = database::recover(&database, &path)?;
         let stored = stored_peers(&peers);
         let snapshot_of = |peer: &StoredPeer| Some((peer.incarnation, peer.restored.snapshot.as_ref()?.position));
         let referenced: Vec<(Incarnation, LogPosition)> = stored.iter().filter_map(snapshot_of).collect();
         let snapshots = Snapshots::open_dir(Arc::clone(&disk), &options.snapshot_dir, &referenced)?;
-        let components = Components::open(disk, &options.log_dir)?;
+        let components = Components::open(Arc::clone(&disk), &options.log_dir)?;
         let view = Arc::new(View::new(path.clone(), latest(&database, &path)?, groups));
         let since_purge = (0, 0);
-        let journal = Self { database, path, snapshots, components, view, peers, ledger, purge_limits, since_purge };
+        let room = Room { disk, log_dir: options.log_dir.clone(), patience };
+        let journal =
+            Self { database, path, room, snapshots, components, view, peers, ledger, purge_limits, since_purge };
         Ok((journal, stored))
     }
 
@@ -142,6 +147,11 @@ impl Journal {
         if let Err(error) = self.database.close() {
             tracing::warn!(path = %self.path.display(), %error, "the log was not closed cleanly");
         }
+    }
+
+    /// The room on the disk, and whether writes wait for it.
+    pub(super) fn room(&self) -> Room {
+        self.room.clone()
     }
 
     pub(super) fn view(&self) -> Arc<View> {

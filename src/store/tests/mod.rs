@@ -4,6 +4,7 @@ mod damage;
 mod purge;
 mod replay;
 mod snapshots;
+mod space;
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -74,7 +75,8 @@ impl Bench {
 
     fn at(dir: TempDir, limits: PurgeLimits) -> Self {
         let (sender, told) = channel();
-        let (store, peers) = Store::open_with(options(&dir), Box::new(Tell(sender)), limits).unwrap();
+        let disk = Arc::new(SystemDisk);
+        let (store, peers) = Store::open_on(disk, options(&dir), Box::new(Tell(sender)), limits).unwrap();
         Self { dir, limits, store, peers, told }
     }
 
