@@ -110,6 +110,12 @@ pub enum RequestError {
     /// The leader changed and another entry took the write's place. Nothing was changed.
     #[error("the leader changed before the write was replicated; it was not applied")]
     NotApplied,
+    /// So many disks are full that no majority could keep the write. Nothing was changed, and reads are still served.
+    #[error("the disk of {} is full: the write was refused; make room there, or try again later", format_nodes(nodes))]
+    DiskFull {
+        /// The nodes whose disks are full.
+        nodes: Vec<NodeAddr>,
+    },
     /// The write may have been applied, or may yet be.
     #[error("it is not known whether the write was applied")]
     Unknown,
@@ -170,6 +176,11 @@ fn format_failures(failures: &[PeerFailure]) -> String {
     lines.join("; ")
 }
 
+fn format_nodes(nodes: &[NodeAddr]) -> String {
+    let names: Vec<_> = nodes.iter().map(NodeAddr::as_str).collect();
+    names.join(" and of ")
+}
+
 /// How a node is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -179,6 +190,8 @@ pub struct NodeStatus {
     pub version: String,
     /// The engine that runs components. Replicas of one cluster should run the same.
     pub engine: String,
+    /// Whether it refuses writes because its disk is full.
+    pub is_disk_full: bool,
     /// Its peers, by name.
     pub peers: Vec<PeerStatus>,
 }

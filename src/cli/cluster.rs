@@ -120,6 +120,9 @@ impl Status {
 
 fn as_text(status: &NodeStatus) -> String {
     let mut text = format!("node {}, zraft {}, engine {}", status.node, status.version, status.engine);
+    if status.is_disk_full {
+        text.push_str("\n  DISK FULL: writes are refused until there is room");
+    }
     if status.peers.is_empty() {
         text.push_str("\n  no peers");
     }
@@ -179,5 +182,11 @@ fn as_json(status: &NodeStatus) -> Value {
             })
         })
         .collect();
-    json!({ "node": status.node.to_string(), "version": status.version, "engine": status.engine, "peers": peers })
+    json!({
+        "node": status.node.to_string(),
+        "version": status.version,
+        "engine": status.engine,
+        "disk_full": status.is_disk_full,
+        "peers": peers,
+    })
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::store::StoreOptions;
 use crate::transport::{Credentials, TlsError, TlsFiles};
 use crate::types::NodeAddr;
 
@@ -44,6 +45,8 @@ pub struct Tuning {
     pub cache_bytes: usize,
     /// Most bytes of one round of the log: appends that become durable together.
     pub max_segment_size: usize,
+    /// With less room than this on the disk of the log, in bytes, writes are refused; the node goes on with what it has.
+    pub min_free_bytes: u64,
 }
 
 impl Tuning {
@@ -57,7 +60,8 @@ impl Default for Tuning {
             election_timeout_ms: 500,
             guest_threads: std::thread::available_parallelism().map_or(2, usize::from),
             cache_bytes: 64 << 20,
-            max_segment_size: 4 << 20,
+            max_segment_size: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
+            min_free_bytes: 64 << 20,
         }
     }
 }
@@ -125,6 +129,8 @@ pub struct Settings {
     pub cache_bytes: Option<usize>,
     /// See [`Tuning::max_segment_size`].
     pub max_segment_size: Option<usize>,
+    /// See [`Tuning::min_free_bytes`].
+    pub min_free_bytes: Option<u64>,
 }
 
 impl Settings {
@@ -167,6 +173,7 @@ impl Settings {
             guest_threads: self.guest_threads.or(fallback.guest_threads),
             cache_bytes: self.cache_bytes.or(fallback.cache_bytes),
             max_segment_size: self.max_segment_size.or(fallback.max_segment_size),
+            min_free_bytes: self.min_free_bytes.or(fallback.min_free_bytes),
         }
     }
 
@@ -189,6 +196,7 @@ impl Settings {
             guest_threads: self.guest_threads.unwrap_or(default.guest_threads),
             cache_bytes: self.cache_bytes.unwrap_or(default.cache_bytes),
             max_segment_size: self.max_segment_size.unwrap_or(default.max_segment_size),
+            min_free_bytes: self.min_free_bytes.unwrap_or(default.min_free_bytes),
         };
         tuning.check()?;
         Ok(Config {

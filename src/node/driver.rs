@@ -21,6 +21,7 @@ use crate::node::host::{HostEvent, HostJob};
 use crate::node::hosting::{HostedPeer, Starting};
 use crate::node::lifecycle::{PeerRecord, Reservations};
 use crate::node::network::Network;
+use crate::node::space::FullDisks;
 use crate::protocol::{NodeStatus, PeerFailure, Reply, RequestError};
 use crate::raft::{self, Entry, Envelope, LogRead, Message, WriteToken};
 use crate::replica::{Answer, Effects, Now, Query, Ticket};
@@ -50,6 +51,8 @@ pub(super) enum Event {
     Durable(Vec<Completion>),
     /// The disk has failed.
     StoreFailed(StoreError),
+    /// The disk has become full, or has room again.
+    DiskFull(bool),
     /// Entries have been read from the store.
     LogRead { incarnation: Incarnation, read: LogRead, entries: Result<Vec<Entry>, StoreError> },
     /// A machine has done a job.
@@ -102,6 +105,8 @@ pub(super) struct Driver {
     next_ticket: u64,
     /// Peers for which something came in.
     pub(super) touched: BTreeSet<Incarnation>,
+    /// The nodes whose disks are full.
+    pub(super) full_disks: FullDisks,
     /// Cluster starts that wait for the disk.
     pub(super) starting: Vec<Starting>,
     epoch: Instant,
@@ -133,6 +138,7 @@ impl Driver {
             waiting: HashMap::new(),
             next_ticket: 0,
             touched: BTreeSet::new(),
+            full_disks: FullDisks::default(),
             starting: Vec::new(),
             epoch: Instant::now(),
         };
@@ -192,6 +198,9 @@ impl Driver {
         let now = self.now();
         for (incarnation, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.stopped.is_none()) {
             peer.replica.tick(now);
+            if let Some(successor) = self.full_disks.successor(&self.parts.node, peer.replica.raft()) {
+                peer.replica.transfer(successor);
+            }
             self.touched.insert(*incarnation);
         }
         if self.reservations.expire(now.monotonic_ms) {
@@ -202,12 +211,7 @@ impl Driver {
     fn handle(&mut self, event: Event) -> Option<Ended> {
         match event {
             Event::Peer { from, frame } => self.step(&from, frame),
-            Event::Write { peer, data, timeout_ms, reply } => {
-                let deadline_ms = self.now().monotonic_ms + timeout_ms;
-                if let Some((ticket, peer)) = self.admit(&peer, true, reply) {
-                    peer.replica.write(ticket, Command::Write { data }.encode(), deadline_ms);
-                }
-            }
+            Event::Write { peer, data, timeout_ms, reply } => self.write(&peer, data, timeout_ms, reply),
             Event::Query { peer, request, timeout_ms, reply } => {
                 let deadline_ms = self.now().monotonic_ms + timeout_ms;
                 if let Some((ticket, peer)) = self.admit(&peer, false, reply) {
@@ -217,6 +221,7 @@ impl Driver {
             Event::Status { reply } => drop(reply.send(self.status())),
             Event::Durable(completions) => completions.into_iter().for_each(|completion| self.durable(completion)),
             Event::StoreFailed(error) => return Some(Ended::StoreFailed(error)),
+            Event::DiskFull(is_full) => self.disk_full(is_full),
             Event::LogRead { incarnation, read, entries } => self.log_read(incarnation, read, entries),
             Event::Host { incarnation, event } => self.host_event(incarnation, event),
             Event::SnapshotSent { from, to, ok } => {
@@ -237,6 +242,36 @@ impl Driver {
             Event::Stop => return Some(Ended::Stopped),
         }
         None
+    }
+
+    fn write(&mut self, name: &str, data: Bytes, timeout_ms: u64, reply: oneshot::Sender<Reply>) {
+        if let Some(nodes) = self.shortage(name) {
+            let _ = reply.send(Reply::Failed(RequestError::DiskFull { nodes }));
+            return;
+        }
+        let deadline_ms = self.now().monotonic_ms + timeout_ms;
+        if let Some((ticket, peer)) = self.admit(name, true, reply) {
+            peer.replica.write(ticket, Command::Write { data }.encode(), deadline_ms);
+        }
+    }
+
+    /// The nodes whose full disks keep a peer that leads from taking writes. Who does not lead sends clients to the
+    /// leader, which knows better.
+    fn shortage(&self, name: &str) -> Option<Vec<NodeAddr>> {
+        if self.full_disks.is_empty() {
+            return None;
+        }
+        let raft = self.peers.get(self.names.get(name)?)?.replica.raft();
+        if raft.is_leader() { self.full_disks.shortage(raft.configuration()) } else { None }
+    }
+
+    fn disk_full(&mut self, is_full: bool) {
+        if is_full {
+            tracing::error!(node = %self.parts.node, "the disk is full: writes are refused until there is room");
+        } else {
+            tracing::info!(node = %self.parts.node, "the disk has room again: writes are taken");
+        }
+        self.full_disks.told(&self.parts.node, is_full);
     }
 
     /// The peer, if it runs, marked as touched.
@@ -282,6 +317,7 @@ impl Driver {
         let is_genuine = peer.record.genesis.cluster == frame.cluster && sender.is_some_and(|peer| peer.node() == from);
         if is_genuine {
             peer.replica.step(frame.envelope, now);
+            self.full_disks.told(from, frame.is_disk_full);
         } else {
             tracing::warn!(node = %from, cluster = %frame.cluster, peer = %frame.envelope.from,
                 "refused a message of a peer that is not known to live on that node");
@@ -383,6 +419,7 @@ impl Driver {
         let Some(peer) = self.peers.get_mut(&incarnation).filter(|peer| peer.stopped.is_none()) else { return false };
         let effects = peer.replica.effects(now);
         let has_more = peer.replica.has_effects();
+        let is_disk_full = self.full_disks.contains(&self.parts.node);
         let Effects { write, messages, log_reads, snapshots, jobs, answers, status } = effects;
         if let Some(write) = write {
             if let Some(snapshot) = &write.snapshot {
@@ -395,10 +432,10 @@ impl Driver {
             tracing::info!(peer = %peer.record.peer, role = %status.role, term = %status.term, leader, "role or leader changed");
         }
         for envelope in messages {
-            Self::send(&mut self.parts.network, peer, envelope);
+            Self::send(&mut self.parts.network, peer, envelope, is_disk_full);
         }
         for envelope in snapshots {
-            Self::send_snapshot(&self.parts, peer, envelope);
+            Self::send_snapshot(&self.parts, peer, envelope, is_disk_full);
         }
         for read in log_reads {
             self.read_log(incarnation, read);
@@ -413,21 +450,21 @@ impl Driver {
         has_more
     }
 
-    fn send(network: &mut Network, peer: &HostedPeer, envelope: Envelope) {
+    fn send(network: &mut Network, peer: &HostedPeer, envelope: Envelope, is_disk_full: bool) {
         // A receiver that left the configuration meanwhile has no address, and needs no message.
         let Some(to) = peer.replica.raft().address(envelope.to).map(PeerId::node).cloned() else {
             return;
         };
         let is_urgent = !matches!(envelope.message, Message::Append { .. });
-        let frame = PeerFrame { cluster: peer.record.genesis.cluster, envelope };
+        let frame = PeerFrame { cluster: peer.record.genesis.cluster, envelope, is_disk_full };
         network.send(&to, is_urgent, &frame);
     }
 
-    fn send_snapshot(parts: &Parts, peer: &HostedPeer, envelope: Envelope) {
+    fn send_snapshot(parts: &Parts, peer: &HostedPeer, envelope: Envelope, is_disk_full: bool) {
         let Some(to) = peer.replica.raft().address(envelope.to).map(PeerId::node).cloned() else {
             return;
         };
-        let frame = PeerFrame { cluster: peer.record.genesis.cluster, envelope };
+        let frame = PeerFrame { cluster: peer.record.genesis.cluster, envelope, is_disk_full };
         parts.network.send_snapshot(to, frame, parts.store.snapshots(), parts.events.clone());
     }
 

@@ -13,6 +13,8 @@ use crate::types::{ClusterId, Digest, Incarnation, PeerId};
 pub(super) struct PeerFrame {
     pub(super) cluster: ClusterId,
     pub(super) envelope: Envelope,
+    /// Whether the disk of the sender's node is full: see [`space`](super::space).
+    pub(super) is_disk_full: bool,
 }
 
 /// What a bulk transfer is for: its header. The bytes it speaks of are the transfer's body.

@@ -64,6 +64,9 @@ impl Driver {
                 reason: format!("a peer named '{}' is already present on this node", peer.name()),
             })
             .collect();
+        if failures.is_empty() && self.full_disks.contains(&self.parts.node) {
+            return spec.failures_on(&self.parts.node, "the disk of the node is full: make room there");
+        }
         if failures.is_empty() && self.reservations.is_full() {
             let reason = "too many clusters are being created on this node; try again later";
             return spec.failures_on(&self.parts.node, reason);
@@ -141,6 +144,7 @@ impl Driver {
             node: self.parts.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             engine: wasm::ENGINE.to_owned(),
+            is_disk_full: self.full_disks.contains(&self.parts.node),
             peers: self
                 .names
                 .values()

@@ -19,6 +19,7 @@ mod hosting;
 mod lifecycle;
 mod listener;
 mod network;
+mod space;
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -220,6 +221,7 @@ async fn run(
         guests: guests.clone(),
     };
     let listener = Listener::new(lifecycle, store.snapshots());
+    let watching = space::watch(store.clone(), tuning.min_free_bytes, events.clone());
     let driver = Driver::new(
         Parts {
             node: node.clone(),
@@ -236,11 +238,13 @@ async fn run(
         peers,
     );
     let accepting = tokio::spawn(listener.run());
+    let watching = tokio::spawn(watching);
     tracing::info!(%node, "the node is up");
     // Who started the node may have gone; it runs all the same.
     let _ = ready.send(());
     let ended = driver.run(inbox).await;
     accepting.abort();
+    watching.abort();
     match ended {
         Ended::Stopped => {
             tracing::info!(%node, "the node has stopped");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::raft::quorum::{self, Tally};
 use crate::types::{Incarnation, PeerId};
 
 /// The peers of a cluster. In effect from the moment it is in a peer's log (thesis section 4.1).
@@ -74,6 +75,12 @@ impl Configuration {
     #[must_use]
     pub fn contains(&self, peer: Incarnation) -> bool {
         self.is_voter(peer) || self.learners.contains_key(&peer)
+    }
+
+    /// Whether these peers can commit an entry by themselves: a majority, in a joint configuration of each set.
+    #[must_use]
+    pub fn has_quorum(&self, of: impl Fn(Incarnation) -> bool) -> bool {
+        quorum::tally(self, |voter| Some(of(voter))) == Tally::Won
     }
 
     /// Where the peer lives.

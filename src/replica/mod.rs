@@ -230,6 +230,13 @@ impl Replica {
         self.raft.snapshot_sent(to, ok);
     }
 
+    /// Has a leader hand leadership to another voter. Nothing happens where that cannot be, or is under way.
+    pub fn transfer(&mut self, to: Incarnation) {
+        if let Err(error) = self.raft.transfer(to) {
+            tracing::debug!(%to, %error, "leadership stays");
+        }
+    }
+
     /// Whether [`Replica::effects`] has something to say.
     #[must_use]
     pub fn has_effects(&self) -> bool {

@@ -45,6 +45,11 @@ impl Nodes {
 
     /// Starts a node from its files.
     pub fn start_node(&mut self, number: usize) {
+        self.start_node_with(number, "");
+    }
+
+    /// Starts a node from its files, with more lines in its configuration.
+    pub fn start_node_with(&mut self, number: usize, settings: &str) {
         let address = self.addresses[number].clone();
         let certs = self.certs();
         let stem = address.as_str().replace(':', "-");
@@ -52,7 +57,7 @@ impl Nodes {
         let config = self.folder.path().join(format!("node-{number}.toml"));
         let text = format!(
             "node = \"{address}\"\nlog_dir = \"data-{number}\"\nca = \"certs/ca.pem\"\ncert = \"certs/{stem}.pem\"\n\
-             key = \"certs/{stem}-key.pem\"\nguest_threads = 1\n"
+             key = \"certs/{stem}-key.pem\"\nguest_threads = 1\n{settings}\n"
         );
         std::fs::write(&config, text).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_zraft"))

@@ -3,6 +3,7 @@
 mod crashes;
 mod creation;
 mod faults;
+mod full_disk;
 mod harness;
 mod security;
 mod tour;
