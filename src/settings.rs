@@ -9,13 +9,23 @@ pub struct Settings {
     pub max_log_count: u64,
     /// How many entries behind a snapshot stay in the log, for followers that are a little behind.
     pub kept_log_count: u64,
+    /// Most sessions that may be open at a time.
+    pub max_sessions: u64,
+    /// Most replies of a session that may wait for the client to acknowledge them.
+    pub max_unacknowledged: u64,
     /// What calls into the backend may use.
     pub budgets: Budgets,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_log_count: 10_000, kept_log_count: 1_000, budgets: Budgets::default() }
+        Self {
+            max_log_count: 10_000,
+            kept_log_count: 1_000,
+            max_sessions: 100_000,
+            max_unacknowledged: 1_024,
+            budgets: Budgets::default(),
+        }
     }
 }
 
@@ -27,8 +37,9 @@ impl Settings {
     pub fn check(&self) -> Result<(), SettingsError> {
         let budgets = &self.budgets;
         let out_of_bounds = |setting, least, most| Err(SettingsError { setting, least, most });
-        if self.max_log_count == 0 {
-            return out_of_bounds("max_log_count", 1, u64::MAX);
+        let counts = [("max_log_count", self.max_log_count), ("max_unacknowledged", self.max_unacknowledged)];
+        if let Some((setting, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return out_of_bounds(setting, 1, u64::MAX);
         }
         if !(Budgets::MIN_MEMORY_BYTES..=Budgets::MAX_MEMORY_BYTES).contains(&budgets.memory_bytes) {
             return out_of_bounds("memory_bytes", Budgets::MIN_MEMORY_BYTES, Budgets::MAX_MEMORY_BYTES);
@@ -103,6 +114,7 @@ mod tests {
             settings.check().unwrap_err().setting
         };
         assert_eq!(refused(|settings| settings.max_log_count = 0), "max_log_count");
+        assert_eq!(refused(|settings| settings.max_unacknowledged = 0), "max_unacknowledged");
         assert_eq!(refused(|settings| settings.budgets.memory_bytes = Budgets::MAX_MEMORY_BYTES + 1), "memory_bytes");
         assert_eq!(refused(|settings| settings.budgets.memory_bytes = Budgets::MIN_MEMORY_BYTES - 1), "memory_bytes");
         assert_eq!(refused(|settings| settings.budgets.apply_fuel = 0), "apply_fuel");

@@ -48,6 +48,10 @@ counter! {
     /// A position in a peer's log. The first entry stands at 1.
     Index
 }
+counter! {
+    /// A client session: the index of the entry that opened it, so no two of a cluster are the same.
+    SessionId
+}
 
 /// Where an entry stands in the log and the term that made it: together they name its content (Log Matching,
 /// thesis section 3.5). Ordered the way elections compare logs: by term, then by index (thesis section 3.6.1).

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, DecodeError};
+use crate::machine::SessionTerms;
+use crate::types::SessionId;
 
 /// A command in an entry's data. Variants are only ever added at the end: the log outlives the program that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +14,31 @@ pub enum Command {
     Write {
         /// What the backend gets.
         data: Bytes,
+    },
+    /// Opens a session, whose id is the entry's index.
+    OpenSession(SessionTerms),
+    /// A write of a session.
+    SessionWrite {
+        /// The session.
+        session: SessionId,
+        /// The command's number in the session, from 1.
+        seq: u64,
+        /// Up to which number the client has its replies.
+        acked_up_to: u64,
+        /// Whether what it writes goes with the session.
+        is_ephemeral: bool,
+        /// What the backend gets.
+        data: Bytes,
+    },
+    /// The client of a session wants it to end.
+    CloseSession {
+        /// The session.
+        session: SessionId,
+    },
+    /// The leader has not heard of the client of a session for the session's timeout.
+    ExpireSession {
+        /// The session.
+        session: SessionId,
     },
 }
 

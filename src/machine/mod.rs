@@ -1,15 +1,19 @@
 //! The deterministic replicated machine: what every replica of a cluster does with a committed entry.
 //!
 //! [`Machine::apply`] is a pure function of state and entries. The state is the applied position with its time, what
-//! the cluster was created with ([`Genesis`]), the user's backend ([`Backend`]) and the hash chain ([`HashChain`])
-//! that proves two replicas equal. All of it is in a snapshot: the host's part ([`HostPart`]) in the header, the
-//! backend's in chunks.
+//! the cluster was created with ([`Genesis`]), the clients' sessions, the user's backend ([`Backend`]) and the hash chain
+//! ([`HashChain`]) that proves two replicas equal. All of it is in a snapshot: the host's part ([`HostPart`]) in the
+//! header, the backend's in chunks.
 //!
-//! Start reading here, then [`Command`] for what an entry can say and [`Backend`] for the seam to a user's code.
+//! Start reading here, then [`Command`] for what an entry can say, `apply` for what becomes of it, `session` for what makes
+//! commands run once, and [`Backend`] for the seam to a user's code.
 
+mod apply;
 mod backend;
 mod chain;
 mod command;
+mod outcome;
+mod session;
 mod snapshot;
 
 use bytes::Bytes;
@@ -21,11 +25,13 @@ pub use backend::{
 };
 pub use chain::HashChain;
 pub use command::Command;
+pub use outcome::{Applied, Outcome, SessionEnd};
+pub use session::{SessionRefusal, SessionSecret, SessionTerms};
 pub use snapshot::{HostPart, SnapshotHead};
 
-use crate::raft::{Entry, Payload};
 use crate::settings::Settings;
-use crate::types::{ClusterId, Digest, LogPosition};
+use crate::types::{ClusterId, Digest, LogPosition, SessionId};
+use session::Sessions;
 
 /// What a cluster is created with, equal on all its replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,17 +52,9 @@ pub struct Machine {
     applied: LogPosition,
     time_ms: u64,
     chain: HashChain,
+    sessions: Sessions,
     backend_version: String,
     backend: Box<dyn Backend>,
-}
-
-/// What became of one entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// The entry.
-    pub position: LogPosition,
-    /// What the backend answered, if the entry held a command for it.
-    pub reply: Option<BackendReply>,
 }
 
 impl Machine {
@@ -75,6 +73,7 @@ impl Machine {
             applied: LogPosition::ZERO,
             time_ms: 0,
             chain: HashChain::default(),
+            sessions: Sessions::default(),
             backend_version,
             backend,
         })
@@ -97,54 +96,10 @@ impl Machine {
             applied: head.meta.position,
             time_ms: head.meta.time_ms,
             chain: head.host.chain,
+            sessions: head.host.sessions,
             backend_version,
             backend,
         })
-    }
-
-    /// Applies entries that follow the last one applied, and says what became of each.
-    ///
-    /// # Errors
-    /// [`Fault`]: the machine is dead, and it is not known how far it came. It must be restored from a snapshot.
-    ///
-    /// # Panics
-    /// If the entries do not follow: that is a defect of the caller.
-    pub fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Applied>, Fault> {
-        let mut outcomes = self.backend_outcomes(entries)?.into_iter();
-        let mut applied = Vec::with_capacity(entries.len());
-        for entry in entries {
-            assert_eq!(entry.index, self.applied.index.next(), "entries are applied in order and without gaps");
-            let outcome = match &entry.payload {
-                Payload::Noop | Payload::Membership(_) => None,
-                Payload::Data(_) => outcomes.next(),
-            };
-            self.chain.extend(entry, outcome.as_ref());
-            self.applied = entry.position();
-            self.time_ms = entry.time_ms;
-            applied.push(Applied { position: entry.position(), reply: outcome.map(|outcome| outcome.reply) });
-        }
-        Ok(applied)
-    }
-
-    /// Has the backend apply the commands among the entries, all in one call.
-    fn backend_outcomes(&mut self, entries: &[Entry]) -> Result<Vec<BackendOutcome>, Fault> {
-        let mut commands = Vec::with_capacity(entries.len());
-        for entry in entries {
-            if let Payload::Data(data) = &entry.payload {
-                let Command::Write { data } = Command::decode(data).map_err(|error| unknown_command(entry, &error))?;
-                let at = Moment { index: entry.index.0, time_ms: entry.time_ms };
-                commands.push(BackendCommand { at, session: None, data });
-            }
-        }
-        if commands.is_empty() {
-            return Ok(Vec::new());
-        }
-        let outcomes = self.backend.apply(&commands)?;
-        if outcomes.len() != commands.len() {
-            let message = format!("{} outcomes for {} commands", outcomes.len(), commands.len());
-            return Err(Fault::Guest { kind: GuestFault::BrokenContract, message });
-        }
-        Ok(outcomes)
     }
 
     /// Has the backend answer a query from the state as it is.
@@ -159,7 +114,12 @@ impl Machine {
     /// The host's part of a snapshot of the state as it is.
     #[must_use]
     pub fn host_part(&self) -> HostPart {
-        HostPart { genesis: self.genesis.clone(), backend_version: self.backend_version.clone(), chain: self.chain }
+        HostPart {
+            genesis: self.genesis.clone(),
+            backend_version: self.backend_version.clone(),
+            chain: self.chain,
+            sessions: self.sessions.clone(),
+        }
     }
 
     /// Writes the backend's part of a snapshot of the state as it is.
@@ -169,6 +129,11 @@ impl Machine {
     pub fn write_snapshot(&mut self, sink: &mut dyn FnMut(Bytes) -> Result<(), String>) -> Result<(), SnapshotError> {
         let at = self.moment();
         self.backend.snapshot(at, Self::MAX_CHUNK_BYTES, sink)
+    }
+
+    /// The open sessions, oldest first.
+    pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &SessionTerms)> {
+        self.sessions.iter()
     }
 
     /// The last entry applied.
@@ -186,14 +151,6 @@ impl Machine {
     fn moment(&self) -> Moment {
         Moment { index: self.applied.index.0, time_ms: self.time_ms }
     }
-}
-
-/// A replica that cannot read a committed entry must stop: skipping it would part it from those that can.
-fn unknown_command(entry: &Entry, error: &crate::codec::DecodeError) -> Fault {
-    Fault::Host(format!(
-        "entry {} holds no command that this version of zraft knows ({error}); run the version that the other replicas run",
-        entry.index
-    ))
 }
 
 #[cfg(test)]

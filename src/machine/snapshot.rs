@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, DecodeError};
+use crate::machine::session::Sessions;
 use crate::machine::{Genesis, HashChain, Origin};
 use crate::raft::SnapshotMeta;
 
@@ -16,6 +17,8 @@ pub struct HostPart {
     pub backend_version: String,
     /// The hash chain at the snapshot's index.
     pub chain: HashChain,
+    /// The open sessions with their remembered replies.
+    pub(super) sessions: Sessions,
 }
 
 impl HostPart {

@@ -1,7 +1,7 @@
 //! The machine with a backend in process: a running total that refuses what is not a number.
 
 use super::*;
-use crate::raft::{Configuration, SnapshotMeta};
+use crate::raft::{Configuration, Entry, Payload, SnapshotMeta};
 use crate::types::{Index, Term};
 
 #[derive(Default)]
@@ -109,9 +109,10 @@ fn answer(machine: &mut Machine) -> Bytes {
 
 #[test]
 fn each_entry_gets_its_own_outcome() {
-    let replies: Vec<_> = machine().apply(&log()).unwrap().into_iter().map(|applied| applied.reply).collect();
-    let refused = Some(Err("'x' is not a number".to_owned()));
-    assert_eq!(replies, [None, Some(Ok("20".into())), None, refused, Some(Ok("25".into()))]);
+    let outcomes: Vec<_> = machine().apply(&log()).unwrap().into_iter().map(|applied| applied.outcome).collect();
+    let replied = |reply: &str| Outcome::Written(Ok(Bytes::from(reply.to_owned())));
+    let refused = Outcome::Written(Err("'x' is not a number".to_owned()));
+    assert_eq!(outcomes, [Outcome::Nothing, replied("20"), Outcome::Nothing, refused, replied("25")]);
 }
 
 #[test]
@@ -144,11 +145,14 @@ fn the_chain_tells_different_histories_apart() {
 
 #[test]
 fn the_chain_depends_on_outcomes_not_only_on_entries() {
-    let outcome = |reply: &str| BackendOutcome { reply: Err(reply.to_owned()), changed: vec![] };
-    let (mut one, mut other) = (HashChain::default(), HashChain::default());
-    one.extend(&write(1, "1"), Some(&outcome("a")));
-    other.extend(&write(1, "1"), Some(&outcome("b")));
-    assert_ne!(one, other);
+    let chain = |reply: &str, changed: &[Key]| {
+        let mut chain = HashChain::default();
+        chain.extend(&write(1, "1"), &Outcome::Written(Err(reply.to_owned())), changed, None);
+        chain.0
+    };
+    let key = Key::from_static(b"key");
+    assert_ne!(chain("a", &[]), chain("b", &[]));
+    assert_ne!(chain("a", &[]), chain("a", &[key]));
 }
 
 #[test]

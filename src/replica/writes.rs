@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::machine::Applied;
+use crate::machine::{Applied, Outcome};
 use crate::protocol::RequestError;
 use crate::raft::{Entry, ProposeError, Raft};
 use crate::replica::{Answer, Replica, Ticket};
@@ -99,7 +99,11 @@ impl Writes {
     /// Answers the writes at the applied positions. A write whose place was taken by another leader's entry is
     /// known not to have been applied, and never will be.
     pub(super) fn applied(&mut self, applied: Vec<Applied>, answers: &mut Vec<Answer>) {
-        for Applied { position, mut reply } in applied {
+        for Applied { position, outcome, .. } in applied {
+            let mut reply = match outcome {
+                Outcome::Written(reply) => Some(reply),
+                _ => None,
+            };
             let at_index = (position.index, Term::ZERO)..=(position.index, Term(u64::MAX));
             for ((index, term), waiting) in self.proposed.extract_if(at_index, |_, _| true) {
                 let outcome = reply.take_if(|_| term == position.term).map(|reply| (index, reply));

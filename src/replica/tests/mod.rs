@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::*;
-use crate::machine::BackendReply;
+use crate::machine::{BackendReply, Outcome};
 use crate::raft::{
     AppendReply, ConfigValues, Configuration, HardState, MemStorage, Message, Payload, RoleName, Write as DiskWrite,
 };
@@ -215,11 +215,12 @@ impl Hands {
     }
 
     fn apply(&mut self, entries: &[Entry]) {
-        let reply = |entry: &Entry| match &entry.payload {
-            Payload::Data(data) => Some(Ok(data.clone())),
-            Payload::Noop | Payload::Membership(_) => None,
+        let outcome = |entry: &Entry| match &entry.payload {
+            Payload::Data(data) => Outcome::Written(Ok(data.clone())),
+            Payload::Noop | Payload::Membership(_) => Outcome::Nothing,
         };
-        let applied = entries.iter().map(|entry| Applied { position: entry.position(), reply: reply(entry) });
+        let applied = |entry: &Entry| Applied { position: entry.position(), outcome: outcome(entry), changed: vec![] };
+        let applied = entries.iter().map(applied);
         self.replica.applied(applied.collect(), chain_at(entries.last().unwrap().index));
     }
 

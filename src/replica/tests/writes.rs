@@ -42,7 +42,10 @@ fn a_refusal_is_an_outcome() {
     hands.settle();
     let position = LogPosition::new(Term(hands.term()), hands.last());
     let refusal = Err("no".to_owned());
-    hands.replica.applied(vec![Applied { position, reply: Some(refusal.clone()) }], HashChain::default());
+    hands.replica.applied(
+        vec![Applied { position, outcome: Outcome::Written(refusal.clone()), changed: vec![] }],
+        HashChain::default(),
+    );
     hands.settle();
     assert_eq!(hands.answer(1), Some(&Ok((position.index, refusal))));
 }

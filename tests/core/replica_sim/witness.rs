@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use zraft::machine::{Applied, BackendReply, Command, Genesis, HashChain, Machine};
+use zraft::machine::{Applied, BackendReply, Command, Genesis, HashChain, Machine, Outcome};
 use zraft::raft::{Entry, Payload};
 use zraft::types::Index;
 
@@ -13,7 +13,7 @@ use super::node::Node;
 /// One applied entry, and the state behind it.
 struct Record {
     entry: Entry,
-    reply: Option<BackendReply>,
+    outcome: Outcome,
     chain: HashChain,
     /// What a query answers from that state; it begins with the index.
     answer: Bytes,
@@ -81,7 +81,7 @@ impl Witness {
             }
             let record = self.record(entry.index);
             assert_eq!(record.entry, *entry, "replicas apply the same entries");
-            assert_eq!(record.reply, applied.reply, "replicas answer the same at {}", entry.index);
+            assert_eq!(record.outcome, applied.outcome, "replicas answer the same at {}", entry.index);
         }
         let last = entries.last().expect("no job is empty").index;
         assert_eq!(self.record(last).chain, chain, "hash chains are equal at {last}");
@@ -91,20 +91,22 @@ impl Witness {
         let applied = self.machine.apply(std::slice::from_ref(entry)).expect("a list does not die").remove(0);
         let answer = self.machine.query(b"").expect("a list does not die").reply.expect("a list refuses no query");
         if let Payload::Data(data) = &entry.payload {
-            let Command::Write { data } = Command::decode(data).expect("a command as it was written");
+            let command = Command::decode(data).expect("a command as it was written");
+            let Command::Write { data } = command else { panic!("no client has a session") };
             let number = number(&data);
             assert!(!self.never.contains(&number), "write {number} was said to change nothing, and stands in the log");
             let before = self.placed.insert(number, entry.index);
             assert_eq!(before, None, "write {number} is applied twice");
         }
         let chain = self.machine.chain();
-        self.records.push(Record { entry: entry.clone(), reply: applied.reply, chain, answer });
+        self.records.push(Record { entry: entry.clone(), outcome: applied.outcome, chain, answer });
     }
 
     /// A client was told where its write stands and what the backend said.
     pub fn acknowledged(&mut self, number: u64, index: Index, reply: &BackendReply) {
         assert_eq!(self.placed.get(&number), Some(&index), "write {number} is acknowledged where it does not stand");
-        assert_eq!(self.record(index).reply.as_ref(), Some(reply), "write {number} gets the outcome of another");
+        let outcome = Outcome::Written(reply.clone());
+        assert_eq!(self.record(index).outcome, outcome, "write {number} gets the outcome of another");
         assert_eq!(self.acknowledged.insert(number, index), None, "write {number} is acknowledged twice");
         self.known = self.known.max(index);
     }

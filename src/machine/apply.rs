@@ -1,0 +1,182 @@
+//! Applying entries: first decide what each is to do, then call the backend for as many as possible at once, then say what
+//! became of each, in order.
+//!
+//! How entries are cut into batches differs between replicas and must not show: decisions depend on the entries before
+//! and on nothing that a backend call of the same batch is yet to return.
+
+use crate::machine::session::{Admission, Standing};
+use crate::machine::{
+    Applied, BackendCommand, BackendOutcome, Command, Fault, GuestFault, Key, Machine, Moment, Outcome, SessionEnd,
+    SessionRefusal, SessionTerms,
+};
+use crate::raft::{Entry, Payload};
+use crate::types::SessionId;
+
+/// Entries that are decided, and the commands that some of them have for the backend.
+#[derive(Default)]
+struct Batch<'a> {
+    steps: Vec<(&'a Entry, Step, Option<Standing>)>,
+    commands: Vec<BackendCommand>,
+}
+
+/// What an entry is to do.
+enum Step {
+    /// Nothing.
+    Pass,
+    /// Run the next of the batch's commands.
+    Run,
+    /// Run the next of the batch's commands, and remember the reply.
+    RunInSession { session: SessionId, seq: u64 },
+    /// Give the reply that is remembered.
+    Again { session: SessionId, seq: u64 },
+    /// Say no.
+    Refuse(SessionRefusal),
+    /// Say that the session was opened.
+    Open(SessionTerms),
+    /// End the session. Always the last of its batch.
+    End { session: SessionId, end: SessionEnd },
+}
+
+impl Machine {
+    /// Applies entries that follow the last one applied, and says what became of each.
+    ///
+    /// # Errors
+    /// [`Fault`]: the machine is dead, and it is not known how far it came. It must be restored from a snapshot.
+    ///
+    /// # Panics
+    /// If the entries do not follow: that is a defect of the caller.
+    pub fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Applied>, Fault> {
+        let mut applied = Vec::with_capacity(entries.len());
+        let mut batch = Batch::default();
+        for entry in entries {
+            let (step, standing) = self.decide(entry, &mut batch.commands)?;
+            let is_end = matches!(step, Step::End { .. });
+            batch.steps.push((entry, step, standing));
+            // What comes later must find the session gone.
+            if is_end {
+                self.run(std::mem::take(&mut batch), &mut applied)?;
+            }
+        }
+        self.run(batch, &mut applied)?;
+        Ok(applied)
+    }
+
+    /// Decides what an entry is to do, and where that leaves its session. What it has for the backend is added to the
+    /// commands.
+    fn decide(&mut self, entry: &Entry, commands: &mut Vec<BackendCommand>) -> Result<(Step, Option<Standing>), Fault> {
+        let Payload::Data(data) = &entry.payload else { return Ok((Step::Pass, None)) };
+        let at = Moment { index: entry.index.0, time_ms: entry.time_ms };
+        Ok(match Command::decode(data).map_err(|error| unknown_command(entry, &error))? {
+            Command::Write { data } => {
+                commands.push(BackendCommand { at, session: None, data });
+                (Step::Run, None)
+            }
+            Command::OpenSession(terms) => {
+                let session = SessionId(entry.index.0);
+                (self.decide_open(session, terms), self.sessions.standing(session))
+            }
+            Command::SessionWrite { session, seq, acked_up_to, is_ephemeral, data } => {
+                let max_unacknowledged = self.genesis.settings.max_unacknowledged;
+                let step = match self.sessions.admit(session, seq, acked_up_to, max_unacknowledged) {
+                    Ok(Admission::Run) => {
+                        commands.push(BackendCommand { at, session: is_ephemeral.then_some(session.0), data });
+                        Step::RunInSession { session, seq }
+                    }
+                    Ok(Admission::Again) => Step::Again { session, seq },
+                    Err(refusal) => Step::Refuse(refusal),
+                };
+                (step, self.sessions.standing(session))
+            }
+            Command::CloseSession { session } => (self.decide_end(session, SessionEnd::Closed), None),
+            Command::ExpireSession { session } => (self.decide_end(session, SessionEnd::Expired), None),
+        })
+    }
+
+    fn decide_open(&mut self, session: SessionId, terms: SessionTerms) -> Step {
+        if self.sessions.len() as u64 >= self.genesis.settings.max_sessions {
+            return Step::Refuse(SessionRefusal::TooManySessions);
+        }
+        self.sessions.open(session, terms.clone());
+        Step::Open(terms)
+    }
+
+    /// The session stays open until the entry takes effect: replies before it are still to be remembered.
+    fn decide_end(&self, session: SessionId, end: SessionEnd) -> Step {
+        if self.sessions.contains(session) { Step::End { session, end } } else { Step::Refuse(SessionRefusal::Expired) }
+    }
+
+    /// Calls the backend, and says what became of each entry.
+    fn run(&mut self, batch: Batch<'_>, applied: &mut Vec<Applied>) -> Result<(), Fault> {
+        let mut outcomes = self.backend_outcomes(&batch.commands)?.into_iter();
+        for (entry, step, standing) in batch.steps {
+            let mut changed = Vec::new();
+            let mut next_reply = || {
+                let BackendOutcome { reply, changed: keys } = outcomes.next().expect("there are as many as commands");
+                changed = keys;
+                reply
+            };
+            let outcome = match step {
+                Step::Pass => Outcome::Nothing,
+                Step::Run => Outcome::Written(next_reply()),
+                Step::RunInSession { session, seq } => {
+                    let reply = next_reply();
+                    self.sessions.remember(session, seq, reply.clone());
+                    Outcome::Answered { session, seq, reply }
+                }
+                Step::Again { session, seq } => {
+                    Outcome::Answered { session, seq, reply: self.sessions.reply(session, seq) }
+                }
+                Step::Refuse(refusal) => Outcome::Refused(refusal),
+                Step::Open(terms) => Outcome::Opened(terms),
+                Step::End { session, end } => {
+                    let at = Moment { index: entry.index.0, time_ms: entry.time_ms };
+                    changed = self.backend.expire_session(at, session.0)?;
+                    self.sessions.end(session);
+                    Outcome::Ended { session, end }
+                }
+            };
+            self.tell(entry, outcome, changed, standing, applied);
+        }
+        Ok(())
+    }
+
+    /// Links an entry to the chain and adds what became of it.
+    fn tell(
+        &mut self,
+        entry: &Entry,
+        outcome: Outcome,
+        changed: Vec<Key>,
+        standing: Option<Standing>,
+        applied: &mut Vec<Applied>,
+    ) {
+        assert_eq!(entry.index, self.applied.index.next(), "entries are applied in order and without gaps");
+        if let Some(standing) = standing {
+            self.sessions.forget(standing);
+        }
+        self.chain.extend(entry, &outcome, &changed, standing);
+        self.applied = entry.position();
+        self.time_ms = entry.time_ms;
+        applied.push(Applied { position: entry.position(), outcome, changed });
+    }
+
+    /// Has the backend apply commands, all in one call.
+    fn backend_outcomes(&mut self, commands: &[BackendCommand]) -> Result<Vec<BackendOutcome>, Fault> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let outcomes = self.backend.apply(commands)?;
+        if outcomes.len() != commands.len() {
+            let message = format!("{} outcomes for {} commands", outcomes.len(), commands.len());
+            return Err(Fault::Guest { kind: GuestFault::BrokenContract, message });
+        }
+        Ok(outcomes)
+    }
+}
+
+/// A replica that cannot read a committed entry must stop: skipping it would part it from those that can.
+fn unknown_command(entry: &Entry, error: &crate::codec::DecodeError) -> Fault {
+    Fault::Host(format!(
+        "entry {} holds no command that this version of zraft knows ({error}); run the version that the other replicas run",
+        entry.index
+    ))
+}

@@ -1,0 +1,55 @@
+//! What becomes of an entry.
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::{BackendReply, Key, SessionRefusal, SessionTerms};
+use crate::types::{LogPosition, SessionId};
+
+/// What became of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The entry.
+    pub position: LogPosition,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The keys whose data changed.
+    pub changed: Vec<Key>,
+}
+
+/// What an entry led to; equal on every replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Nothing that anybody waits for.
+    Nothing,
+    /// A write without a session was run.
+    Written(BackendReply),
+    /// A session was opened; its id is the entry's index.
+    Opened(SessionTerms),
+    /// A session's command was run, now or before.
+    Answered {
+        /// The session.
+        session: SessionId,
+        /// The command's number.
+        seq: u64,
+        /// What the backend said.
+        reply: BackendReply,
+    },
+    /// A session's command was not run, or a session was not opened.
+    Refused(SessionRefusal),
+    /// A session has ended, and its ephemeral data is gone.
+    Ended {
+        /// The session.
+        session: SessionId,
+        /// Why.
+        end: SessionEnd,
+    },
+}
+
+/// Why a session has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionEnd {
+    /// Its client closed it.
+    Closed,
+    /// Its client was not heard of for its timeout.
+    Expired,
+}

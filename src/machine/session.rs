@@ -1,0 +1,187 @@
+//! Client sessions: commands that run once, in order, with replies that are remembered until the client has them
+//! (thesis section 6.3).
+//!
+//! A client numbers its commands 1, 2, 3 and so on, and says with each up to where it has its answers. A command that
+//! comes again gets the same reply again; one that comes too early, or after its reply was acknowledged, is refused and
+//! never run. Sessions begin and end by entries of the log only, so all replicas agree on them at every index.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::BackendReply;
+use crate::types::{Digest, SessionId};
+
+/// What proves that a client is the one that opened a session: 128 random bits that only it knows. Replicas keep a
+/// digest, so whoever reads a log or a snapshot cannot take a session over.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSecret(pub u128);
+
+impl SessionSecret {
+    /// What is kept of it.
+    #[must_use]
+    pub fn digest(self) -> Digest {
+        Digest::of(&self.0.to_le_bytes())
+    }
+}
+
+impl fmt::Debug for SessionSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a secret")
+    }
+}
+
+/// Who may use a session, and how long it lives without being heard of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionTerms {
+    /// The identity in the certificate of the client that opened it.
+    pub identity: String,
+    /// The digest of its secret.
+    pub secret: Digest,
+    /// How long it lives without a sign of its client, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+impl SessionTerms {
+    /// Whether the session is this client's.
+    #[must_use]
+    pub fn is_owner(&self, identity: &str, secret: SessionSecret) -> bool {
+        self.identity == identity && self.secret == secret.digest()
+    }
+}
+
+/// Why a session's command was not run. The same on every replica; the command never ran and never will, but for
+/// those the client is told to send again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum SessionRefusal {
+    /// The session has ended, or never was.
+    #[error("the session has ended")]
+    Expired,
+    /// The client has said that it has the reply.
+    #[error("the reply to this command was acknowledged and is forgotten")]
+    AlreadyAcknowledged,
+    /// Commands before this one are missing: send again from `expected` on.
+    #[error("commands of a session run in order, and {expected} comes next")]
+    OutOfOrder {
+        /// The next command to run.
+        expected: u64,
+    },
+    /// Too many replies wait for acknowledgement: acknowledge some, then send the command again.
+    #[error("too many replies of the session are not acknowledged")]
+    TooManyUnacknowledged,
+    /// The cluster has as many sessions as its settings allow.
+    #[error("the cluster has as many sessions as it may have")]
+    TooManySessions,
+}
+
+/// The sessions of a cluster. Part of the machine's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sessions {
+    open: BTreeMap<SessionId, Session>,
+}
+
+/// One open session.
+///
+/// - `next` is the command to run next, and all before it have run.
+/// - Commands up to `acked_up_to`, which is before `next`, are acknowledged. The replies of all after it that have run
+///   are remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Session {
+    terms: SessionTerms,
+    next: u64,
+    acked_up_to: u64,
+    replies: BTreeMap<u64, BackendReply>,
+}
+
+/// What is to be done with a session's command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Run it.
+    Run,
+    /// It has run: the same reply again.
+    Again,
+}
+
+/// Where a session stands after an entry. Part of the hash chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Standing {
+    session: SessionId,
+    next: u64,
+    acked_up_to: u64,
+}
+
+impl Sessions {
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn contains(&self, id: SessionId) -> bool {
+        self.open.contains_key(&id)
+    }
+
+    /// The open sessions, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &SessionTerms)> {
+        self.open.iter().map(|(id, session)| (*id, &session.terms))
+    }
+
+    pub(super) fn open(&mut self, id: SessionId, terms: SessionTerms) {
+        let session = Session { terms, next: 1, acked_up_to: 0, replies: BTreeMap::new() };
+        let before = self.open.insert(id, session);
+        assert!(before.is_none(), "an index opens one session");
+    }
+
+    pub(super) fn end(&mut self, id: SessionId) {
+        self.open.remove(&id);
+    }
+
+    /// Decides about a command and counts it in. Depends on numbers only, never on replies: those of earlier commands may
+    /// be outstanding, as many as are applied in one batch.
+    pub(super) fn admit(
+        &mut self,
+        id: SessionId,
+        seq: u64,
+        acked_up_to: u64,
+        max_unacknowledged: u64,
+    ) -> Result<Admission, SessionRefusal> {
+        let session = self.open.get_mut(&id).ok_or(SessionRefusal::Expired)?;
+        session.acked_up_to = session.acked_up_to.max(acked_up_to.min(session.next - 1));
+        if seq <= session.acked_up_to {
+            Err(SessionRefusal::AlreadyAcknowledged)
+        } else if seq < session.next {
+            Ok(Admission::Again)
+        } else if seq > session.next {
+            Err(SessionRefusal::OutOfOrder { expected: session.next })
+        } else if session.next - 1 - session.acked_up_to >= max_unacknowledged {
+            Err(SessionRefusal::TooManyUnacknowledged)
+        } else {
+            session.next += 1;
+            Ok(Admission::Run)
+        }
+    }
+
+    /// Where the session stands, if it is open.
+    pub(super) fn standing(&self, id: SessionId) -> Option<Standing> {
+        let session = self.open.get(&id)?;
+        Some(Standing { session: id, next: session.next, acked_up_to: session.acked_up_to })
+    }
+
+    /// Remembers a reply. The session is open: what ends it waits for the replies before.
+    pub(super) fn remember(&mut self, id: SessionId, seq: u64, reply: BackendReply) {
+        let session = self.open.get_mut(&id).expect("a session whose command has run is open");
+        session.replies.insert(seq, reply);
+    }
+
+    /// The remembered reply to a command that was admitted as run before.
+    pub(super) fn reply(&self, id: SessionId, seq: u64) -> BackendReply {
+        let session = self.open.get(&id).expect("a session whose command was admitted is open");
+        session.replies.get(&seq).expect("the reply of an unacknowledged command is remembered").clone()
+    }
+
+    /// Forgets the replies that are acknowledged where the session stands.
+    pub(super) fn forget(&mut self, at: Standing) {
+        if let Some(session) = self.open.get_mut(&at.session) {
+            session.replies = session.replies.split_off(&(at.acked_up_to + 1));
+        }
+    }
+}
