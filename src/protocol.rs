@@ -3,8 +3,15 @@
 //!
 //! The version of the protocol is agreed on by ALPN when the connection is made.
 
+mod session;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+pub use session::{
+    MAX_SESSION_TIMEOUT_MS, MAX_TRIGGERS, MAX_WATCHED_BYTES, MIN_SESSION_TIMEOUT_MS, SessionEnd, SessionEvent,
+    SessionRefusal, SessionRequest, SessionSecret, SessionStart, TriggerId, TriggerReason,
+};
 
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, Incarnation, Index, NodeAddr, PeerId, RoleName, Term};
@@ -47,6 +54,13 @@ pub enum Request {
     },
     /// How is the node, and how are its peers?
     Status,
+    /// Use a session: the stream carries [`SessionRequest`]s and [`SessionEvent`]s from here on. Only the leader can.
+    Session {
+        /// The peer's name on the node.
+        peer: String,
+        /// Which session.
+        start: SessionStart,
+    },
     /// Create a cluster. The component's bytes follow on the stream.
     Create(CreateCluster),
 }
@@ -157,6 +171,18 @@ pub enum RequestError {
         /// Every peer that could not start, with the reason.
         failures: Vec<PeerFailure>,
     },
+    /// A session can be used only by the client that opened it.
+    #[error("the session was opened by another client, or with another secret")]
+    NotYourSession,
+    /// The session is served on another stream now.
+    #[error("the session goes on on another stream")]
+    Superseded,
+    /// No session was opened.
+    #[error("no session was opened: {0}")]
+    NotOpened(SessionRefusal),
+    /// The client sent more than it may before it was answered, or did not read its answers.
+    #[error("the client sends more than it takes answers for, or more than a session may ask")]
+    TooMuch,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,

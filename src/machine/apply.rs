@@ -6,9 +6,9 @@
 
 use crate::machine::session::{Admission, Standing};
 use crate::machine::{
-    Applied, BackendCommand, BackendOutcome, Command, Fault, GuestFault, Key, Machine, Moment, Outcome, SessionEnd,
-    SessionRefusal, SessionTerms,
+    Applied, BackendCommand, BackendOutcome, Command, Fault, GuestFault, Key, Machine, Moment, Outcome, SessionTerms,
 };
+use crate::protocol::{SessionEnd, SessionRefusal};
 use crate::raft::{Entry, Payload};
 use crate::types::SessionId;
 

@@ -25,8 +25,8 @@ pub use backend::{
 };
 pub use chain::HashChain;
 pub use command::Command;
-pub use outcome::{Applied, Outcome, SessionEnd};
-pub use session::{SessionRefusal, SessionSecret, SessionTerms};
+pub use outcome::{Applied, Outcome};
+pub use session::SessionTerms;
 pub use snapshot::{HostPart, SnapshotHead};
 
 use crate::settings::Settings;

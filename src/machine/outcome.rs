@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{BackendReply, Key, SessionRefusal, SessionTerms};
+use crate::machine::{BackendReply, Key, SessionTerms};
+use crate::protocol::{SessionEnd, SessionRefusal};
 use crate::types::{LogPosition, SessionId};
 
 /// What became of one entry.
@@ -43,13 +44,4 @@ pub enum Outcome {
         /// Why.
         end: SessionEnd,
     },
-}
-
-/// Why a session has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SessionEnd {
-    /// Its client closed it.
-    Closed,
-    /// Its client was not heard of for its timeout.
-    Expired,
 }

@@ -6,31 +6,12 @@
 //! never run. Sessions begin and end by entries of the log only, so all replicas agree on them at every index.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::machine::BackendReply;
+use crate::protocol::{SessionRefusal, SessionSecret};
 use crate::types::{Digest, SessionId};
-
-/// What proves that a client is the one that opened a session: 128 random bits that only it knows. Replicas keep a
-/// digest, so whoever reads a log or a snapshot cannot take a session over.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SessionSecret(pub u128);
-
-impl SessionSecret {
-    /// What is kept of it.
-    #[must_use]
-    pub fn digest(self) -> Digest {
-        Digest::of(&self.0.to_le_bytes())
-    }
-}
-
-impl fmt::Debug for SessionSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a secret")
-    }
-}
 
 /// Who may use a session, and how long it lives without being heard of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,30 +30,6 @@ impl SessionTerms {
     pub fn is_owner(&self, identity: &str, secret: SessionSecret) -> bool {
         self.identity == identity && self.secret == secret.digest()
     }
-}
-
-/// Why a session's command was not run. The same on every replica; the command never ran and never will, but for
-/// those the client is told to send again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum SessionRefusal {
-    /// The session has ended, or never was.
-    #[error("the session has ended")]
-    Expired,
-    /// The client has said that it has the reply.
-    #[error("the reply to this command was acknowledged and is forgotten")]
-    AlreadyAcknowledged,
-    /// Commands before this one are missing: send again from `expected` on.
-    #[error("commands of a session run in order, and {expected} comes next")]
-    OutOfOrder {
-        /// The next command to run.
-        expected: u64,
-    },
-    /// Too many replies wait for acknowledgement: acknowledge some, then send the command again.
-    #[error("too many replies of the session are not acknowledged")]
-    TooManyUnacknowledged,
-    /// The cluster has as many sessions as its settings allow.
-    #[error("the cluster has as many sessions as it may have")]
-    TooManySessions,
 }
 
 /// The sessions of a cluster. Part of the machine's state.
