@@ -119,12 +119,13 @@ impl Machine {
                 Step::Pass => Outcome::Nothing,
                 Step::Run => Outcome::Written(next_reply()),
                 Step::RunInSession { session, seq } => {
-                    let reply = next_reply();
-                    self.sessions.remember(session, seq, reply.clone());
-                    Outcome::Answered { session, seq, reply }
+                    let (index, reply) = (entry.index, next_reply());
+                    self.sessions.remember(session, seq, index, reply.clone());
+                    Outcome::Answered { session, seq, index, reply }
                 }
                 Step::Again { session, seq } => {
-                    Outcome::Answered { session, seq, reply: self.sessions.reply(session, seq) }
+                    let (index, reply) = self.sessions.reply(session, seq);
+                    Outcome::Answered { session, seq, index, reply }
                 }
                 Step::Refuse(refusal) => Outcome::Refused(refusal),
                 Step::Open(terms) => Outcome::Opened(terms),

@@ -132,8 +132,9 @@ impl Machine {
     }
 
     /// The open sessions, oldest first.
-    pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &SessionTerms)> {
-        self.sessions.iter()
+    #[must_use]
+    pub fn sessions(&self) -> Vec<(SessionId, SessionTerms)> {
+        self.sessions.iter().map(|(id, terms)| (id, terms.clone())).collect()
     }
 
     /// The last entry applied.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::{BackendReply, Key, SessionTerms};
 use crate::protocol::{SessionEnd, SessionRefusal};
-use crate::types::{LogPosition, SessionId};
+use crate::types::{Index, LogPosition, SessionId};
 
 /// What became of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Outcome {
         session: SessionId,
         /// The command's number.
         seq: u64,
+        /// The entry that ran it.
+        index: Index,
         /// What the backend said.
         reply: BackendReply,
     },

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::BackendReply;
 use crate::protocol::{SessionRefusal, SessionSecret};
-use crate::types::{Digest, SessionId};
+use crate::types::{Digest, Index, SessionId};
 
 /// Who may use a session, and how long it lives without being heard of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +48,8 @@ struct Session {
     terms: SessionTerms,
     next: u64,
     acked_up_to: u64,
-    replies: BTreeMap<u64, BackendReply>,
+    /// By number: the entry that ran the command, and what the backend said.
+    replies: BTreeMap<u64, (Index, BackendReply)>,
 }
 
 /// What is to be done with a session's command.
@@ -124,13 +125,13 @@ impl Sessions {
     }
 
     /// Remembers a reply. The session is open: what ends it waits for the replies before.
-    pub(super) fn remember(&mut self, id: SessionId, seq: u64, reply: BackendReply) {
+    pub(super) fn remember(&mut self, id: SessionId, seq: u64, index: Index, reply: BackendReply) {
         let session = self.open.get_mut(&id).expect("a session whose command has run is open");
-        session.replies.insert(seq, reply);
+        session.replies.insert(seq, (index, reply));
     }
 
     /// The remembered reply to a command that was admitted as run before.
-    pub(super) fn reply(&self, id: SessionId, seq: u64) -> BackendReply {
+    pub(super) fn reply(&self, id: SessionId, seq: u64) -> (Index, BackendReply) {
         let session = self.open.get(&id).expect("a session whose command was admitted is open");
         session.replies.get(&seq).expect("the reply of an unacknowledged command is remembered").clone()
     }

@@ -18,8 +18,8 @@ pub const MIN_SESSION_TIMEOUT_MS: u64 = 100;
 pub const MAX_SESSION_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 /// Most triggers that may be armed on a stream, and most queries that may wait there.
 pub const MAX_TRIGGERS: usize = 1024;
-/// Most bytes of the keys that one trigger watches. Triggers are armed again with them.
-pub const MAX_WATCHED_BYTES: usize = 64 << 10;
+/// Most bytes of the keys that the triggers of a stream watch.
+pub const MAX_WATCHED_BYTES: usize = 1 << 20;
 
 /// What proves that a client is the one that opened a session: 128 random bits that only it knows. Replicas keep a
 /// digest, so whoever reads a log or a snapshot cannot take a session over.

@@ -8,22 +8,30 @@
 //! - reads are linearizable (ReadIndex, thesis section 6.4): all that came in since the last `effects` share one
 //!   confirmation, and are answered once the machine has applied the index it gave.
 //! - a snapshot is due after `max_log_count` entries.
+//! - sessions are served on streams, called links here, by the leader alone (`links`): commands, queries, pings, and triggers
+//!   on what a query has read (`triggers`). On a link, replies and triggers come in the order of the log.
 
+mod confirm;
+mod links;
 mod reads;
+mod sessions;
 #[cfg(test)]
 mod tests;
+mod triggers;
 mod writes;
 
 use bytes::Bytes;
 
-use crate::machine::{Applied, HashChain};
-use crate::protocol::RequestError;
+use crate::machine::{Applied, BackendAnswer, BackendReply, HashChain, Outcome, SessionTerms};
+use crate::protocol::{RequestError, SessionEvent, TriggerId};
 use crate::raft::{self, Entry, Envelope, LogRead, Raft, Restored, SnapshotMeta, SoftState, Write, WriteToken};
 use crate::settings::Settings;
-use crate::types::{Incarnation, Index, LogPosition, PeerId};
+use crate::types::{Incarnation, Index, LogPosition, PeerId, SessionId};
 
+use links::Links;
 use reads::Reads;
-use writes::Writes;
+use triggers::Triggers;
+use writes::{Settled, Waiter, Writes};
 
 /// The clocks, as arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +46,31 @@ pub struct Now {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
+/// Names the stream of a session. The driver mints it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// Who waits for a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A client without a session.
+    Client(Ticket),
+    /// The client on a session's stream.
+    Session {
+        /// The stream.
+        link: LinkId,
+        /// The query, and its trigger.
+        id: TriggerId,
+        /// Whether a trigger is to be armed.
+        watch: bool,
+    },
+}
+
 /// A read that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// Who waits for it.
-    pub ticket: Ticket,
+    pub asker: Asker,
     /// What the backend gets.
     pub request: Bytes,
     /// When the client is told that it took too long, by [`Now::monotonic_ms`].
@@ -56,11 +84,22 @@ pub enum Job {
     Restore(SnapshotMeta),
     /// Apply entries. Answered by [`Replica::applied`].
     Apply(Vec<Entry>),
-    /// Answer queries from the state as it is; the answers go straight to the clients.
+    /// Answer queries from the state as it is. Answered by [`Replica::answered`], after the reports of the jobs before.
     Query(Vec<Query>),
     /// Write a snapshot of the state as it is. Answered by [`Replica::snapshot_taken`] once the file is durable, or
     /// by [`Replica::snapshot_failed`].
     Snapshot(SnapshotMeta),
+}
+
+/// What the machine said to a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryAnswer {
+    /// Who waits for it.
+    pub asker: Asker,
+    /// The state that was read: that after this entry.
+    pub index: Index,
+    /// The backend's answer, or why there is none.
+    pub result: Result<BackendAnswer, RequestError>,
 }
 
 /// An answer for a client that waits.
@@ -68,8 +107,8 @@ pub enum Job {
 pub struct Answer {
     /// Whom it is for.
     pub ticket: Ticket,
-    /// For a write, its index and the backend's answer.
-    pub result: Result<(Index, Result<Bytes, String>), RequestError>,
+    /// The index of a write or of the state that was read, and the backend's answer.
+    pub result: Result<(Index, BackendReply), RequestError>,
 }
 
 /// What a replica wants done. The notes on order of [`raft::Ready`] hold for what it takes from there.
@@ -87,6 +126,9 @@ pub struct Effects {
     pub jobs: Vec<Job>,
     /// Answers for clients.
     pub answers: Vec<Answer>,
+    /// What to send on the streams of sessions, in this order. After [`SessionEvent::Ended`] and
+    /// [`SessionEvent::Detached`] a stream is forgotten here.
+    pub events: Vec<(LinkId, SessionEvent)>,
     /// Set when role, term or leader have changed.
     pub status: Option<SoftState>,
 }
@@ -97,10 +139,21 @@ pub struct Replica {
     settings: Settings,
     writes: Writes,
     reads: Reads,
+    links: Links,
+    triggers: Triggers,
     jobs: JobOrder,
     applied: Index,
     chain: HashChain,
     answers: Vec<Answer>,
+    clock: Clock,
+}
+
+/// What time it is, as last told.
+struct Clock {
+    now_ms: u64,
+    ticked_ms: u64,
+    /// A gap between ticks as long as this is a stall: whoever waited for a sign of somebody else saw none.
+    election_timeout_ms: u64,
 }
 
 /// How far the machine will be once it has done the jobs it was given.
@@ -119,10 +172,18 @@ impl Replica {
     /// Most queries in one job: their answers come together, and neighbours on the node wait meanwhile.
     pub const MAX_QUERIES_PER_JOB: usize = 64;
 
-    /// A peer as its store knows it. `seed` feeds the randomness of elections. Its machine must first be started, or
-    /// restored from `restored.snapshot` if there is one; the latter is reported by [`Replica::restored`].
+    /// A peer as its store knows it. `tick_ms` is the time between ticks, and `seed` feeds the randomness of elections.
+    /// Its machine must first be started, or restored from `restored.snapshot` if there is one; the latter is reported by
+    /// [`Replica::restored`].
     #[must_use]
-    pub fn new(id: Incarnation, config: raft::Config, settings: Settings, restored: Restored, seed: u64) -> Self {
+    pub fn new(
+        id: Incarnation,
+        config: raft::Config,
+        settings: Settings,
+        restored: Restored,
+        tick_ms: u64,
+        seed: u64,
+    ) -> Self {
         let snapshot = restored.snapshot.as_ref();
         let position = snapshot.map_or(LogPosition::ZERO, |meta| meta.position);
         let jobs = JobOrder {
@@ -132,23 +193,39 @@ impl Replica {
             snapshot_in_progress: false,
         };
         let writes = Writes::new(config.values().max_uncommitted_bytes);
+        let election_timeout_ms = tick_ms.saturating_mul(config.values().election_ticks.into());
         Self {
             raft: Raft::new(id, config, restored, seed),
             settings,
             writes,
             reads: Reads::default(),
+            links: Links::default(),
+            triggers: Triggers::default(),
             jobs,
             applied: Index::ZERO,
             chain: HashChain::default(),
             answers: Vec::new(),
+            clock: Clock { now_ms: 0, ticked_ms: 0, election_timeout_ms },
         }
     }
 
-    /// Time passes: one tick of the Raft clock. Clients whose deadline has passed get their answer.
+    /// Time passes: one tick of the Raft clock. Clients whose deadline has passed get their answer, and sessions that were
+    /// not heard of for too long are expired.
     pub fn tick(&mut self, now: Now) {
+        self.clock.now_ms = now.monotonic_ms;
+        let stalled_ms =
+            now.monotonic_ms.saturating_sub(std::mem::replace(&mut self.clock.ticked_ms, now.monotonic_ms));
         self.raft.tick(now.wall_ms);
-        self.writes.expire(now.monotonic_ms, &mut self.answers);
-        self.reads.expire(now.monotonic_ms, &mut self.answers);
+        let mut settled = Vec::new();
+        self.writes.expire(now.monotonic_ms, &mut settled);
+        self.settle(settled);
+        for (query, error) in self.reads.expired(now.monotonic_ms) {
+            // Queries of sessions have no deadline: their clients are told when their stream ends.
+            if let Asker::Client(ticket) = query.asker {
+                self.answers.push(Answer { ticket, result: Err(error) });
+            }
+        }
+        self.tick_sessions(stalled_ms);
     }
 
     /// A message from another peer. A [`raft::Message::Snapshot`] comes once its file is durable here.
@@ -163,18 +240,18 @@ impl Replica {
             let leader = self.leader();
             self.refuse(ticket, RequestError::NotLeader { leader });
         } else if self.writes.has_room_for(&data) {
-            self.writes.add(ticket, data, deadline_ms);
+            self.writes.add(Waiter::Client(ticket), data, deadline_ms);
         } else {
             self.refuse(ticket, RequestError::Overloaded);
         }
     }
 
-    /// A client wants to read.
-    pub fn query(&mut self, query: Query) {
+    /// A client without a session wants to read.
+    pub fn query(&mut self, ticket: Ticket, request: Bytes, deadline_ms: u64) {
         if self.reads.len() >= Self::MAX_WAITING {
-            self.refuse(query.ticket, RequestError::Overloaded);
+            self.refuse(ticket, RequestError::Overloaded);
         } else {
-            self.reads.add(query);
+            self.reads.add(Query { asker: Asker::Client(ticket), request, deadline_ms });
         }
     }
 
@@ -195,17 +272,28 @@ impl Replica {
     /// The machine has applied these entries; its hash chain is now `chain`.
     pub fn applied(&mut self, applied: Vec<Applied>, chain: HashChain) {
         let Some(last) = applied.last().map(|last| last.position.index) else { return };
+        for Applied { position, outcome, changed } in applied {
+            // Who is told of an entry has been told of what it changed.
+            self.fire(position.index, changed);
+            self.session_outcome(position.index, &outcome);
+            let mut settled = Vec::new();
+            self.writes.applied(position, &outcome, &mut settled);
+            self.settle(settled);
+        }
         self.chain = chain;
         self.applied = last;
         self.raft.applied(last);
-        self.writes.applied(applied, &mut self.answers);
+        self.serve_checks();
     }
 
-    /// The machine is the one of this snapshot: one that a job asked for, or the one that the peer started with.
-    pub fn restored(&mut self, meta: &SnapshotMeta, chain: HashChain) {
+    /// The machine is the one of this snapshot, with these sessions open: one that a job asked for, or the one that the
+    /// peer started with.
+    pub fn restored(&mut self, meta: &SnapshotMeta, chain: HashChain, sessions: Vec<(SessionId, SessionTerms)>) {
         self.chain = chain;
         self.applied = meta.position.index;
         self.raft.applied(self.applied);
+        self.links.restored(sessions, self.clock.now_ms);
+        self.triggers.skip_to(self.applied);
     }
 
     /// The snapshot that a job asked for is durable.
@@ -219,10 +307,19 @@ impl Replica {
         self.jobs.snapshot_in_progress = false;
     }
 
-    /// The machine has answered this many of the queries that jobs gave it. Until then they count as waiting, so that
-    /// a machine that does not keep up is not given more and more.
-    pub fn answered(&mut self, count: usize) {
-        self.reads.answered(count);
+    /// The machine has answered queries. Until then they count as waiting, so that a machine that does not keep up is not
+    /// given more and more.
+    pub fn answered(&mut self, answers: Vec<QueryAnswer>) {
+        self.reads.answered(answers.len());
+        for QueryAnswer { asker, index, result } in answers {
+            match asker {
+                Asker::Client(ticket) => {
+                    let result = result.map(|answer| (index, answer.reply));
+                    self.answers.push(Answer { ticket, result });
+                }
+                Asker::Session { link, id, watch } => self.session_answered((link, id), watch, index, result),
+            }
+        }
     }
 
     /// A snapshot has reached its receiver, or could not be sent.
@@ -240,17 +337,20 @@ impl Replica {
     /// Whether [`Replica::effects`] has something to say.
     #[must_use]
     pub fn has_effects(&self) -> bool {
-        !self.answers.is_empty() || self.raft.has_ready()
+        !self.answers.is_empty() || self.links.has_events() || self.raft.has_ready()
     }
 
     /// Takes out what is to be done. Call it again while [`Replica::has_effects`].
     pub fn effects(&mut self, now: Now) -> Effects {
-        self.writes.propose(&mut self.raft, now.wall_ms, &mut self.answers);
+        self.clock.now_ms = now.monotonic_ms;
+        let mut settled = Vec::new();
+        self.writes.propose(&mut self.raft, now.wall_ms, &mut settled);
         self.reads.ask(&mut self.raft);
+        self.links.ask(&mut self.raft);
         let ready = self.raft.ready();
         let mut jobs = Vec::new();
         if let Some(meta) = ready.install {
-            self.writes.skipped(meta.position.index, &mut self.answers);
+            self.writes.skipped(meta.position.index, &mut settled);
             self.jobs.restore(&meta);
             jobs.push(Job::Restore(meta));
         }
@@ -264,6 +364,9 @@ impl Replica {
         }
         self.reads.lost(&ready.reads_lost);
         self.reads.confirmed(&ready.reads);
+        self.links.lost(&ready.reads_lost);
+        self.links.confirmed(&ready.reads);
+        self.serve_checks();
         // Jobs run in order: a read given out now finds everything given out before it applied.
         let mut queries = self.reads.servable(self.jobs.position.index);
         while !queries.is_empty() {
@@ -271,7 +374,9 @@ impl Replica {
             jobs.push(Job::Query(std::mem::replace(&mut queries, later)));
         }
         let leader = self.leader();
-        self.writes.lead(self.raft.is_leader(), leader.as_ref(), &mut self.answers);
+        self.writes.lead(self.raft.is_leader(), leader.as_ref(), &mut settled);
+        self.settle(settled);
+        self.lead_sessions(leader);
         Effects {
             write: ready.write,
             messages: ready.messages,
@@ -279,7 +384,26 @@ impl Replica {
             snapshots: ready.snapshots,
             jobs,
             answers: std::mem::take(&mut self.answers),
+            events: self.links.take_events(),
             status: ready.status,
+        }
+    }
+
+    /// Tells who waited for writes what became of them.
+    fn settle(&mut self, settled: Vec<Settled>) {
+        for Settled { waiter, result } in settled {
+            match waiter {
+                Waiter::Client(ticket) => {
+                    let result = result.map(|(index, outcome)| match outcome {
+                        Outcome::Written(reply) => (index, reply),
+                        other => unreachable!("a write without a session came to {other:?}"),
+                    });
+                    self.answers.push(Answer { ticket, result });
+                }
+                Waiter::Opening(_) | Waiter::Session(..) | Waiter::Closing(_) | Waiter::Expiring(_) => {
+                    self.session_settled(waiter, result);
+                }
+            }
         }
     }
 

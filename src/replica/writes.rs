@@ -1,14 +1,44 @@
-//! Writes that wait: first to be proposed, then to be applied.
+//! Writes that wait: first to be proposed, then to be applied. A client's command is one, and so is everything else that
+//! becomes an entry: a session's beginning, its commands, its end.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::machine::{Applied, Outcome};
+use crate::machine::Outcome;
 use crate::protocol::RequestError;
 use crate::raft::{Entry, ProposeError, Raft};
-use crate::replica::{Answer, Replica, Ticket};
-use crate::types::{Index, PeerId, Term};
+use crate::replica::{LinkId, Replica, Ticket};
+use crate::types::{Index, LogPosition, PeerId, SessionId, Term};
+
+/// Who waits for a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// A client without a session.
+    Client(Ticket),
+    /// The client on a stream, for a new session.
+    Opening(LinkId),
+    /// The client on a stream, for its command of this number.
+    Session(LinkId, u64),
+    /// The client on a stream, for the end of its session.
+    Closing(LinkId),
+    /// This replica, for the end of a session that was not heard of.
+    Expiring(SessionId),
+}
+
+/// A write that waits no more.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) waiter: Waiter,
+    /// Where it stands and what came of it, or what is known of it.
+    pub(super) result: Result<(Index, Outcome), RequestError>,
+}
+
+impl Settled {
+    fn failed(waiter: Waiter, error: RequestError) -> Self {
+        Self { waiter, result: Err(error) }
+    }
+}
 
 /// The writes of one replica that wait.
 ///
@@ -26,13 +56,13 @@ pub(super) struct Writes {
 }
 
 struct New {
-    ticket: Ticket,
+    waiter: Waiter,
     data: Bytes,
     deadline_ms: u64,
 }
 
 struct Proposed {
-    ticket: Ticket,
+    waiter: Waiter,
     deadline_ms: u64,
 }
 
@@ -47,13 +77,13 @@ impl Writes {
         fits && self.new.len() + self.proposed.len() < Replica::MAX_WAITING
     }
 
-    pub(super) fn add(&mut self, ticket: Ticket, data: Bytes, deadline_ms: u64) {
+    pub(super) fn add(&mut self, waiter: Waiter, data: Bytes, deadline_ms: u64) {
         self.new_bytes += entry_bytes(&data);
-        self.new.push(New { ticket, data, deadline_ms });
+        self.new.push(New { waiter, data, deadline_ms });
     }
 
     /// Proposes all new writes in one append; where that is too much at once, as many as fit.
-    pub(super) fn propose(&mut self, raft: &mut Raft, wall_ms: u64, answers: &mut Vec<Answer>) {
+    pub(super) fn propose(&mut self, raft: &mut Raft, wall_ms: u64, settled: &mut Vec<Settled>) {
         if self.new.is_empty() || !raft.is_leader() {
             return;
         }
@@ -66,11 +96,11 @@ impl Writes {
                     match raft.propose(vec![write.data.clone()], wall_ms) {
                         Ok(indexes) => self.wait_for(vec![write], *indexes.start(), raft.term()),
                         Err(ProposeError::TooMuchUncommitted) => {
-                            answers.push(Answer { ticket: write.ticket, result: Err(RequestError::Overloaded) });
+                            settled.push(Settled::failed(write.waiter, RequestError::Overloaded));
                         }
                         // Answered by `lead`, which knows the leader's address, when this peer does not lead.
                         Err(ProposeError::NotLeader { .. } | ProposeError::Transferring { .. }) => {
-                            self.add(write.ticket, write.data, write.deadline_ms);
+                            self.add(write.waiter, write.data, write.deadline_ms);
                         }
                     }
                 }
@@ -80,61 +110,52 @@ impl Writes {
 
     fn wait_for(&mut self, writes: Vec<New>, first: Index, term: Term) {
         for (write, index) in writes.into_iter().zip(first.0..) {
-            let waiting = Proposed { ticket: write.ticket, deadline_ms: write.deadline_ms };
+            let waiting = Proposed { waiter: write.waiter, deadline_ms: write.deadline_ms };
             self.proposed.insert((Index(index), term), waiting);
         }
     }
 
     /// Without leadership nothing new can be proposed. What was proposed goes on waiting: whoever leads may commit it.
-    pub(super) fn lead(&mut self, is_leader: bool, leader: Option<&PeerId>, answers: &mut Vec<Answer>) {
+    pub(super) fn lead(&mut self, is_leader: bool, leader: Option<&PeerId>, settled: &mut Vec<Settled>) {
         if !is_leader {
             self.new_bytes = 0;
-            answers.extend(self.new.drain(..).map(|write| {
-                let error = RequestError::NotLeader { leader: leader.cloned() };
-                Answer { ticket: write.ticket, result: Err(error) }
-            }));
+            let refused =
+                |write: New| Settled::failed(write.waiter, RequestError::NotLeader { leader: leader.cloned() });
+            settled.extend(self.new.drain(..).map(refused));
         }
     }
 
-    /// Answers the writes at the applied positions. A write whose place was taken by another leader's entry is
-    /// known not to have been applied, and never will be.
-    pub(super) fn applied(&mut self, applied: Vec<Applied>, answers: &mut Vec<Answer>) {
-        for Applied { position, outcome, .. } in applied {
-            let mut reply = match outcome {
-                Outcome::Written(reply) => Some(reply),
-                _ => None,
-            };
-            let at_index = (position.index, Term::ZERO)..=(position.index, Term(u64::MAX));
-            for ((index, term), waiting) in self.proposed.extract_if(at_index, |_, _| true) {
-                let outcome = reply.take_if(|_| term == position.term).map(|reply| (index, reply));
-                answers.push(Answer { ticket: waiting.ticket, result: outcome.ok_or(RequestError::NotApplied) });
-            }
+    /// The entry at a position was applied. A write whose place was taken by another leader's entry is known not to have
+    /// been applied, and never will be.
+    pub(super) fn applied(&mut self, position: LogPosition, outcome: &Outcome, settled: &mut Vec<Settled>) {
+        let at_index = (position.index, Term::ZERO)..=(position.index, Term(u64::MAX));
+        for ((index, term), waiting) in self.proposed.extract_if(at_index, |_, _| true) {
+            let is_it = term == position.term;
+            let result = if is_it { Ok((index, outcome.clone())) } else { Err(RequestError::NotApplied) };
+            settled.push(Settled { waiter: waiting.waiter, result });
         }
     }
 
     /// A snapshot has taken the place of the entries up to `index`: what became of writes there is not known.
-    pub(super) fn skipped(&mut self, index: Index, answers: &mut Vec<Answer>) {
+    pub(super) fn skipped(&mut self, index: Index, settled: &mut Vec<Settled>) {
         let beyond = self.proposed.split_off(&(index.next(), Term::ZERO));
         let skipped = std::mem::replace(&mut self.proposed, beyond);
-        answers.extend(skipped.into_values().map(|waiting| unknown(waiting.ticket)));
+        let unknown = |waiting: Proposed| Settled::failed(waiting.waiter, RequestError::Unknown);
+        settled.extend(skipped.into_values().map(unknown));
     }
 
     /// Answers the writes whose deadline has passed.
-    pub(super) fn expire(&mut self, monotonic_ms: u64, answers: &mut Vec<Answer>) {
+    pub(super) fn expire(&mut self, monotonic_ms: u64, settled: &mut Vec<Settled>) {
         for write in self.new.extract_if(.., |write| write.deadline_ms <= monotonic_ms) {
             self.new_bytes -= entry_bytes(&write.data);
-            answers.push(Answer { ticket: write.ticket, result: Err(RequestError::Overloaded) });
+            settled.push(Settled::failed(write.waiter, RequestError::Overloaded));
         }
         for (_, waiting) in self.proposed.extract_if(.., |_, waiting| waiting.deadline_ms <= monotonic_ms) {
-            answers.push(unknown(waiting.ticket));
+            settled.push(Settled::failed(waiting.waiter, RequestError::Unknown));
         }
     }
 }
 
 fn entry_bytes(data: &Bytes) -> usize {
     Entry::OVERHEAD_BYTES + data.len()
-}
-
-fn unknown(ticket: Ticket) -> Answer {
-    Answer { ticket, result: Err(RequestError::Unknown) }
 }

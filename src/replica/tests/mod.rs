@@ -71,7 +71,7 @@ impl Hands {
         let mut disk = MemStorage::default();
         disk.write(&DiskWrite::bootstrap(configuration(peers), 0)).unwrap();
         let config = raft::Config::new(values).unwrap();
-        let replica = Replica::new(ME, config, settings, disk.restored(), 7);
+        let replica = Replica::new(ME, config, settings, disk.restored(), TICK_MS, 7);
         Self { replica, disk, now_ms: 0, messages: vec![], jobs: vec![], answers: BTreeMap::new() }
     }
 
@@ -196,7 +196,7 @@ impl Hands {
     }
 
     fn query_by(&mut self, ticket: u64, deadline_ms: u64) {
-        self.replica.query(Query { ticket: Ticket(ticket), request: Bytes::new(), deadline_ms });
+        self.replica.query(Ticket(ticket), Bytes::new(), deadline_ms);
     }
 
     /// Has the machine do its jobs; it answers a command with the same bytes. Snapshots are left undone.
@@ -205,8 +205,8 @@ impl Hands {
             for job in std::mem::take(&mut self.jobs) {
                 match job {
                     Job::Apply(entries) => self.apply(&entries),
-                    Job::Restore(meta) => self.replica.restored(&meta, chain_at(meta.position.index)),
-                    Job::Query(queries) => self.replica.answered(queries.len()),
+                    Job::Restore(meta) => self.replica.restored(&meta, chain_at(meta.position.index), vec![]),
+                    Job::Query(queries) => self.answer_queries(queries),
                     Job::Snapshot(_) => {}
                 }
             }
@@ -224,14 +224,25 @@ impl Hands {
         self.replica.applied(applied.collect(), chain_at(entries.last().unwrap().index));
     }
 
+    fn answer_queries(&mut self, queries: Vec<Query>) {
+        let index = self.replica.machine().0;
+        let nothing = || Ok(BackendAnswer { reply: Ok(Bytes::new()), watched: vec![] });
+        let answer = |query: Query| QueryAnswer { asker: query.asker, index, result: nothing() };
+        self.replica.answered(queries.into_iter().map(answer).collect());
+    }
+
     fn answer(&self, ticket: u64) -> Option<&WriteResult> {
         self.answers.get(&Ticket(ticket))
     }
 
     /// The tickets of each query job so far.
     fn queries(&self) -> Vec<Vec<u64>> {
+        let ticket = |query: &Query| match query.asker {
+            Asker::Client(ticket) => ticket.0,
+            Asker::Session { .. } => panic!("no session has asked"),
+        };
         let tickets = |job: &Job| match job {
-            Job::Query(queries) => Some(queries.iter().map(|query| query.ticket.0).collect()),
+            Job::Query(queries) => Some(queries.iter().map(ticket).collect()),
             _ => None,
         };
         self.jobs.iter().filter_map(tickets).collect()
@@ -268,9 +279,9 @@ fn a_restarted_replica_says_nothing_of_its_machine_before_it_knows_the_chain() {
     write.snapshot = Some(meta(2, 9));
     write.discard_through = Some(meta(2, 9).position);
     restored.replay(&write).unwrap();
-    let mut replica = Replica::new(ME, raft::Config::default(), settings(), restored, 7);
+    let mut replica = Replica::new(ME, raft::Config::default(), settings(), restored, TICK_MS, 7);
     assert_eq!(replica.machine(), (Index::ZERO, HashChain::default()));
-    replica.restored(&meta(2, 9), chain_at(Index(9)));
+    replica.restored(&meta(2, 9), chain_at(Index(9)), vec![]);
     assert_eq!(replica.machine(), (Index(9), chain_at(Index(9))));
     assert_eq!(replica.raft().status().applied, Index(9));
 }

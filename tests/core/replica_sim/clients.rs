@@ -5,7 +5,7 @@ use rand::Rng;
 use rand::seq::IteratorRandom;
 use zraft::machine::{BackendReply, Command};
 use zraft::protocol::RequestError;
-use zraft::replica::{Query, Ticket};
+use zraft::replica::Ticket;
 use zraft::types::{Incarnation, Index, PeerId};
 
 use super::backend::command;
@@ -92,7 +92,7 @@ impl Sim {
         self.count("ask: read");
         let floor = self.witness.known();
         let (ticket, deadline_ms) = self.ask(client, node, Asked::Read { floor });
-        self.replica(node).query(Query { ticket, request: Bytes::new(), deadline_ms });
+        self.replica(node).query(ticket, Bytes::new(), deadline_ms);
     }
 
     fn take_waiting(&mut self, ticket: Ticket, node: Incarnation) -> Waiting {
@@ -113,7 +113,7 @@ impl Sim {
                 self.count(if reply.is_ok() { "write: answered" } else { "write: refused" });
                 return self.witness.acknowledged(number, index, &reply);
             }
-            (Asked::Read { .. }, Ok(_)) => panic!("{ticket:?} is a read with the answer of a write"),
+            (Asked::Read { floor }, Ok((index, reply))) => return self.on_read(node, floor, index, &reply),
             (_, Err(error)) => error,
         };
         let is_late = waiting.deadline_ms <= self.monotonic_ms();
@@ -150,14 +150,12 @@ impl Sim {
         }
     }
 
-    pub(super) fn on_query_answer(&mut self, node: Incarnation, ticket: Ticket, reply: BackendReply) {
-        let waiting = self.take_waiting(ticket, node);
-        let Asked::Read { floor } = waiting.asked else { panic!("{ticket:?} is a write with the answer of a read") };
+    fn on_read(&mut self, node: Incarnation, floor: Index, index: Index, reply: &BackendReply) {
         self.count("read: answered");
         if !self.nodes[&node].replica.raft().is_leader() {
             self.count("read: at a follower");
         }
-        self.witness.read(floor, &reply.expect("a list refuses no query"));
+        self.witness.read(floor, index, reply.as_ref().expect("a list refuses no query"));
     }
 }
 

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use zraft::machine::{Applied, BackendReply, Genesis, HashChain, HostPart, Machine, SnapshotHead};
+use zraft::machine::{Applied, Genesis, HashChain, HostPart, Machine, SessionTerms, SnapshotHead};
 use zraft::raft::{Config, Entry, LogRead, MemStorage, SnapshotMeta, Write, WriteToken};
-use zraft::replica::{Effects, Job, Now, Query, Replica, Ticket};
-use zraft::types::{Incarnation, LogPosition};
+use zraft::replica::{Effects, Job, Now, Query, QueryAnswer, Replica};
+use zraft::types::{Incarnation, LogPosition, SessionId};
 
+use super::STEP_MS;
 use super::backend::ListFactory;
 
 /// What all nodes have in common.
@@ -29,8 +30,8 @@ pub struct File {
 enum Report {
     Persisted(WriteToken, Option<LogPosition>),
     Applied(Vec<Applied>, HashChain),
-    Restored(SnapshotMeta, HashChain),
-    Answered(usize),
+    Restored(SnapshotMeta, HashChain, Vec<(SessionId, SessionTerms)>),
+    Answered(Vec<QueryAnswer>),
     SnapshotTaken(SnapshotMeta),
     SnapshotFailed,
 }
@@ -39,7 +40,7 @@ enum Report {
 pub enum Done {
     Restored(SnapshotMeta),
     Applied(Vec<Entry>, Vec<Applied>),
-    Answered(Vec<(Ticket, BackendReply)>),
+    Answered(usize),
     SnapshotTaken,
     SnapshotFailed,
 }
@@ -74,10 +75,10 @@ impl Node {
             Some(meta) => files.get(&meta.position).expect("the snapshot of a peer is a durable file").open(),
             None => Machine::start(plan.genesis.clone(), &ListFactory).expect("a list starts"),
         };
-        let start = snapshot.map(|meta| Report::Restored(meta, machine.chain()));
+        let start = snapshot.map(|meta| Report::Restored(meta, machine.chain(), machine.sessions()));
         Self {
             id,
-            replica: Replica::new(id, plan.config.clone(), plan.genesis.settings, restored, seed),
+            replica: Replica::new(id, plan.config.clone(), plan.genesis.settings, restored, STEP_MS, seed),
             machine,
             disk,
             files,
@@ -121,7 +122,8 @@ impl Node {
         let (report, done) = match self.jobs.pop_front()? {
             Job::Restore(meta) => {
                 self.machine = self.files.get(&meta.position).expect("a snapshot to restore is there").open();
-                (Report::Restored(meta.clone(), self.machine.chain()), Done::Restored(meta))
+                let report = Report::Restored(meta.clone(), self.machine.chain(), self.machine.sessions());
+                (report, Done::Restored(meta))
             }
             Job::Apply(entries) => {
                 let applied = self.machine.apply(&entries).expect("a list does not die");
@@ -129,7 +131,8 @@ impl Node {
             }
             Job::Query(queries) => {
                 let answers: Vec<_> = queries.into_iter().map(|query| self.answer(&query)).collect();
-                (Report::Answered(answers.len()), Done::Answered(answers))
+                let count = answers.len();
+                (Report::Answered(answers), Done::Answered(count))
             }
             Job::Snapshot(_) if snapshots_fail => (Report::SnapshotFailed, Done::SnapshotFailed),
             Job::Snapshot(meta) => {
@@ -141,8 +144,10 @@ impl Node {
         Some(done)
     }
 
-    fn answer(&mut self, query: &Query) -> (Ticket, BackendReply) {
-        (query.ticket, self.machine.query(&query.request).expect("a list does not die").reply)
+    fn answer(&mut self, query: &Query) -> QueryAnswer {
+        let index = self.machine.applied().index;
+        let result = Ok(self.machine.query(&query.request).expect("a list does not die"));
+        QueryAnswer { asker: query.asker, index, result }
     }
 
     /// Tells the replica the oldest report.
@@ -161,8 +166,8 @@ impl Node {
                 }
             }
             Report::Applied(applied, chain) => self.replica.applied(applied, chain),
-            Report::Restored(meta, chain) => self.replica.restored(&meta, chain),
-            Report::Answered(count) => self.replica.answered(count),
+            Report::Restored(meta, chain, sessions) => self.replica.restored(&meta, chain, sessions),
+            Report::Answered(answers) => self.replica.answered(answers),
             Report::SnapshotTaken(meta) => self.replica.snapshot_taken(meta),
             Report::SnapshotFailed => self.replica.snapshot_failed(),
         }

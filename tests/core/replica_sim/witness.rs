@@ -124,8 +124,8 @@ impl Witness {
 
     /// A client has read. Its answer is the state at one index: not one before `floor`, which some client knew of
     /// when the read was asked.
-    pub fn read(&mut self, floor: Index, answer: &Bytes) {
-        let index = Index(number(&answer[..8]));
+    pub fn read(&mut self, floor: Index, index: Index, answer: &Bytes) {
+        assert_eq!(index, Index(number(&answer[..8])), "a read of another state than it is said to be");
         assert!(index >= floor, "a stale read: of {index}, when {floor} was known already");
         if index > Index::ZERO {
             assert_eq!(self.record(index).answer, answer, "a read of what was never the state at {index}");

@@ -1,0 +1,244 @@
+//! What a replica does for the clients of sessions.
+
+use bytes::Bytes;
+
+use crate::machine::{BackendAnswer, Command, Key, Outcome, SessionTerms};
+use crate::protocol::{
+    MAX_SESSION_TIMEOUT_MS, MAX_TRIGGERS, MAX_WATCHED_BYTES, MIN_SESSION_TIMEOUT_MS, RequestError, SessionEvent,
+    SessionRefusal, SessionRequest, SessionStart, TriggerId, TriggerReason,
+};
+use crate::replica::links::Asked;
+use crate::replica::writes::Waiter;
+use crate::replica::{Asker, LinkId, Now, Query, Replica};
+use crate::types::{Index, PeerId, SessionId};
+
+/// Nobody waits for longer than their stream lasts.
+const NO_DEADLINE_MS: u64 = u64::MAX;
+
+impl Replica {
+    /// A client wants to use a session on a new stream. `identity` is the one in its certificate.
+    pub fn attach(&mut self, link: LinkId, identity: &str, start: SessionStart, now: Now) {
+        self.clock.now_ms = now.monotonic_ms;
+        let leader = self.leader();
+        if !self.raft.is_leader() {
+            return self.links.refuse(link, RequestError::NotLeader { leader });
+        }
+        self.lead_sessions(leader);
+        if !self.links.has_room() {
+            return self.links.refuse(link, RequestError::Overloaded);
+        }
+        match start {
+            SessionStart::Open { timeout_ms, secret } => {
+                let allowed = MIN_SESSION_TIMEOUT_MS..=MAX_SESSION_TIMEOUT_MS;
+                if !allowed.contains(&timeout_ms) {
+                    let (least, most) = allowed.into_inner();
+                    let reason = format!("a session's timeout is between {least} and {most} ms, not {timeout_ms}");
+                    return self.links.refuse(link, RequestError::Invalid { reason });
+                }
+                let terms = SessionTerms { identity: identity.to_owned(), secret: secret.digest(), timeout_ms };
+                self.links.opening(link);
+                self.propose(link, Waiter::Opening(link), &Command::OpenSession(terms));
+            }
+            SessionStart::Resume { session, secret } => {
+                self.links.resuming(link, identity.to_owned(), session, secret);
+            }
+        }
+    }
+
+    /// A client asks something on its session's stream. What comes before [`SessionEvent::Attached`] ends the stream.
+    pub fn ask(&mut self, link: LinkId, request: SessionRequest, now: Now) {
+        self.clock.now_ms = now.monotonic_ms;
+        let Some(session) = self.links.heard(link, now.monotonic_ms) else {
+            let reason = "nothing may be asked of a session before it is attached".to_owned();
+            return self.end_link(link, RequestError::Invalid { reason });
+        };
+        match request {
+            SessionRequest::Write { seq, acked_up_to, is_ephemeral, data } => {
+                if !self.links.admit(link, Asked::Write, self.settings.max_unacknowledged) {
+                    return self.end_link(link, RequestError::TooMuch);
+                }
+                let command = Command::SessionWrite { session, seq, acked_up_to, is_ephemeral, data };
+                self.propose(link, Waiter::Session(link, seq), &command);
+            }
+            SessionRequest::Query { id, request, watch } => self.session_query(link, id, request, watch),
+            SessionRequest::Rearm { id, keys, since } => self.arm((link, id), keys, since),
+            SessionRequest::Disarm { id } => self.disarm((link, id)),
+            SessionRequest::Ping { .. } if self.links.waiting() >= Self::MAX_WAITING => {
+                self.end_link(link, RequestError::Overloaded);
+            }
+            SessionRequest::Ping { number } => self.links.ping(link, number),
+            SessionRequest::Close => {
+                self.propose(link, Waiter::Closing(link), &Command::CloseSession { session });
+            }
+        }
+    }
+
+    /// A stream has ended. Its session goes on until its timeout.
+    pub fn detach(&mut self, link: LinkId) {
+        self.links.remove(link);
+        self.forget_link(link);
+    }
+
+    /// How many sessions are open, as of the last entry applied.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.links.len()
+    }
+
+    fn session_query(&mut self, link: LinkId, id: TriggerId, request: Bytes, watch: bool) {
+        if self.reads.len() >= Self::MAX_WAITING {
+            self.end_link(link, RequestError::Overloaded);
+        } else if self.links.admit(link, Asked::Query, self.settings.max_unacknowledged) {
+            let asker = Asker::Session { link, id, watch };
+            self.reads.add(Query { asker, request, deadline_ms: NO_DEADLINE_MS });
+        } else {
+            self.end_link(link, RequestError::TooMuch);
+        }
+    }
+
+    /// Proposes something for a stream.
+    fn propose(&mut self, link: LinkId, waiter: Waiter, command: &Command) {
+        let data = command.encode();
+        if self.writes.has_room_for(&data) {
+            self.writes.add(waiter, data, NO_DEADLINE_MS);
+        } else {
+            self.end_link(link, RequestError::Overloaded);
+        }
+    }
+
+    /// Ends a stream from this side. Its session goes on.
+    pub fn end_link(&mut self, link: LinkId, error: RequestError) {
+        if self.links.contains(link) {
+            self.links.refuse(link, error);
+            self.forget_link(link);
+        }
+    }
+
+    fn forget_link(&mut self, gone: LinkId) {
+        self.triggers.forget(gone);
+        self.reads.forget(|query| matches!(query.asker, Asker::Session { link, .. } if link == gone));
+    }
+
+    /// A write for a session has settled.
+    pub(super) fn session_settled(&mut self, waiter: Waiter, result: Result<(Index, Outcome), RequestError>) {
+        match (waiter, result) {
+            (Waiter::Opening(link), Ok((index, Outcome::Opened(_)))) => {
+                self.links.opened_by(link, SessionId(index.0), self.clock.now_ms);
+            }
+            (Waiter::Opening(link), Ok((_, Outcome::Refused(refusal)))) => {
+                self.end_link(link, RequestError::NotOpened(refusal));
+            }
+            (Waiter::Session(link, seq), Ok((_, Outcome::Answered { index, reply, .. }))) => {
+                self.written(link, seq, Ok((index, reply)));
+            }
+            // Whoever has such a stream has been told of the end.
+            (Waiter::Session(..), Ok((_, Outcome::Refused(SessionRefusal::Expired)))) => {}
+            (Waiter::Session(link, seq), Ok((_, Outcome::Refused(refusal)))) => self.written(link, seq, Err(refusal)),
+            (Waiter::Closing(_) | Waiter::Expiring(_), Ok(_)) => {}
+            (Waiter::Expiring(session), Err(_)) => self.links.not_expired(session),
+            (Waiter::Opening(link) | Waiter::Session(link, _) | Waiter::Closing(link), Err(error)) => {
+                self.end_link(link, error);
+            }
+            (waiter, result) => unreachable!("{waiter:?} does not wait for {result:?}"),
+        }
+    }
+
+    fn written(&mut self, link: LinkId, seq: u64, result: Result<(Index, Result<Bytes, String>), SessionRefusal>) {
+        if self.links.answered(link, Asked::Write).is_some() {
+            self.links.tell(link, SessionEvent::Written { seq, result });
+        }
+    }
+
+    /// An entry was applied: sessions come and go by it.
+    pub(super) fn session_outcome(&mut self, index: Index, outcome: &Outcome) {
+        match outcome {
+            Outcome::Opened(terms) => self.links.opened(SessionId(index.0), terms.clone(), self.clock.now_ms),
+            Outcome::Ended { session, end } => {
+                if let Some(link) = self.links.ended(*session, *end) {
+                    self.forget_link(link);
+                }
+            }
+            Outcome::Nothing | Outcome::Written(_) | Outcome::Answered { .. } | Outcome::Refused(_) => {}
+        }
+    }
+
+    /// An entry has changed keys: fires the triggers on them.
+    pub(super) fn fire(&mut self, index: Index, changed: Vec<Key>) {
+        for ((link, id), freed_bytes) in self.triggers.changed(index, changed) {
+            self.links.unwatch(link, freed_bytes);
+            self.links.tell(link, SessionEvent::Fired { id, reason: TriggerReason::DataChanged });
+        }
+    }
+
+    /// Arms a trigger that knows of the state after `since`, or fires it.
+    fn arm(&mut self, name: (LinkId, TriggerId), keys: Vec<Key>, since: Index) {
+        let (link, id) = name;
+        self.disarm(name);
+        let size_bytes = keys.iter().map(Key::len).sum();
+        if self.triggers.count(link) >= MAX_TRIGGERS || !self.links.watch(link, size_bytes, MAX_WATCHED_BYTES) {
+            return self.end_link(link, RequestError::TooMuch);
+        }
+        if let Some(reason) = self.triggers.arm(name, keys, since) {
+            self.links.unwatch(link, size_bytes);
+            self.links.tell(link, SessionEvent::Fired { id, reason });
+        }
+    }
+
+    fn disarm(&mut self, name: (LinkId, TriggerId)) {
+        let freed_bytes = self.triggers.disarm(name);
+        self.links.unwatch(name.0, freed_bytes);
+    }
+
+    /// The machine has answered a query of a session. What it has applied since is yet to be reported, so a trigger that
+    /// is armed here misses nothing.
+    pub(super) fn session_answered(
+        &mut self,
+        (link, id): (LinkId, TriggerId),
+        watch: bool,
+        index: Index,
+        result: Result<BackendAnswer, RequestError>,
+    ) {
+        if self.links.answered(link, Asked::Query).is_none() {
+            return;
+        }
+        let (result, watched) = match result {
+            Ok(answer) => (Ok(answer.reply), answer.watched),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        let watched = if watch && result.is_ok() { watched } else { Vec::new() };
+        let arms = watch && result.is_ok();
+        self.links.tell(link, SessionEvent::Answered { id, index, result, watched: watched.clone() });
+        if arms {
+            self.arm((link, id), watched, index);
+        }
+    }
+
+    /// Answers what has waited to be known as true now.
+    pub(super) fn serve_checks(&mut self) {
+        for link in self.links.serve(self.applied, self.clock.now_ms) {
+            self.forget_link(link);
+        }
+    }
+
+    pub(super) fn lead_sessions(&mut self, leader: Option<PeerId>) {
+        if self.links.lead(&self.raft, leader, self.clock.now_ms) {
+            self.triggers.forget_all();
+            self.reads.forget(|query| matches!(query.asker, Asker::Session { .. }));
+        }
+    }
+
+    /// Expires sessions, or grants them their time anew after a stall.
+    pub(super) fn tick_sessions(&mut self, stalled_ms: u64) {
+        if stalled_ms >= self.clock.election_timeout_ms {
+            self.links.grant_anew(self.clock.now_ms);
+        }
+        for session in self.links.expire(self.clock.now_ms) {
+            let data = Command::ExpireSession { session }.encode();
+            if self.writes.has_room_for(&data) {
+                self.writes.add(Waiter::Expiring(session), data, NO_DEADLINE_MS);
+            } else {
+                self.links.not_expired(session);
+            }
+        }
+    }
+}
