@@ -253,6 +253,8 @@ pub struct PeerStatus {
     pub chain: Digest,
     /// The last entry its snapshot covers; zero without one.
     pub snapshot: Index,
+    /// The sessions that are open.
+    pub sessions: u64,
     /// Set when the peer has stopped: why.
     pub stopped: Option<String>,
 }

@@ -136,7 +136,7 @@ fn peer_as_text(peer: &PeerStatus) -> String {
     let leader = peer.leader.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
     let members: Vec<_> = peer.members.iter().map(ToString::to_string).collect();
     let mut text = format!(
-        "\n  {}  {}  term {}  leader {leader}\n    log {}..{}  committed {}  applied {}  snapshot {}\n    \
+        "\n  {}  {}  term {}  leader {leader}\n    log {}..{}  committed {}  applied {}  snapshot {}  sessions {}\n    \
          chain {}\n    cluster {}  members {}\n    backend {}",
         peer.peer,
         peer.role,
@@ -146,6 +146,7 @@ fn peer_as_text(peer: &PeerStatus) -> String {
         peer.commit,
         peer.applied,
         peer.snapshot,
+        peer.sessions,
         peer.chain,
         peer.cluster,
         members.join(" "),
@@ -177,6 +178,7 @@ fn as_json(status: &NodeStatus) -> Value {
                 "committed": peer.commit.0,
                 "applied": peer.applied.0,
                 "snapshot": peer.snapshot.0,
+                "sessions": peer.sessions,
                 "chain": peer.chain.to_string(),
                 "stopped": peer.stopped,
             })

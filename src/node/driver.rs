@@ -20,11 +20,12 @@ use crate::node::guests::{GuestThreads, Guests};
 use crate::node::host::{HostEvent, HostJob};
 use crate::node::hosting::{HostedPeer, Starting};
 use crate::node::lifecycle::{PeerRecord, Reservations};
+use crate::node::links::{ClientLink, LinkSender};
 use crate::node::network::Network;
 use crate::node::space::FullDisks;
-use crate::protocol::{NodeStatus, PeerFailure, Reply, RequestError};
+use crate::protocol::{NodeStatus, PeerFailure, Reply, RequestError, SessionRequest, SessionStart};
 use crate::raft::{self, Entry, Envelope, LogRead, Message, WriteToken};
-use crate::replica::{Answer, Effects, Now, Query, Ticket};
+use crate::replica::{Answer, Effects, LinkId, Now, Ticket};
 use crate::store::{Completion, Store, StoreError, StoredPeer};
 use crate::types::{ClusterId, Incarnation, LogPosition, NodeAddr, PeerId};
 
@@ -45,6 +46,14 @@ pub(super) enum Event {
     Write { peer: String, data: Bytes, timeout_ms: u64, reply: oneshot::Sender<Reply> },
     /// A client wants to read.
     Query { peer: String, request: Bytes, timeout_ms: u64, reply: oneshot::Sender<Reply> },
+    /// A client wants to use a session. Answered with the stream's name, unless it was refused on the stream.
+    Attach { peer: String, identity: String, start: SessionStart, sender: LinkSender, reply: oneshot::Sender<LinkId> },
+    /// A client asks something on its session's stream.
+    Ask { link: LinkId, request: SessionRequest },
+    /// A client's stream carries what it must not.
+    EndLink { link: LinkId, error: RequestError },
+    /// A client's stream has ended.
+    Detach { link: LinkId },
     /// Somebody wants to know how the node is.
     Status { reply: oneshot::Sender<NodeStatus> },
     /// Writes have become durable.
@@ -103,6 +112,9 @@ pub(super) struct Driver {
     pub(super) reservations: Reservations,
     waiting: HashMap<Ticket, WaitingClient>,
     next_ticket: u64,
+    /// The streams of sessions.
+    pub(super) links: HashMap<LinkId, ClientLink>,
+    pub(super) next_link: u64,
     /// Peers for which something came in.
     pub(super) touched: BTreeSet<Incarnation>,
     /// The nodes whose disks are full.
@@ -137,6 +149,8 @@ impl Driver {
             reservations: Reservations::default(),
             waiting: HashMap::new(),
             next_ticket: 0,
+            links: HashMap::new(),
+            next_link: 0,
             touched: BTreeSet::new(),
             full_disks: FullDisks::default(),
             starting: Vec::new(),
@@ -177,6 +191,9 @@ impl Driver {
         for (_, client) in self.waiting {
             client.give_up(RequestError::Stopping);
         }
+        for (_, link) in self.links {
+            link.end(RequestError::Stopping);
+        }
         let Parts { guest_threads, store, network, .. } = self.parts;
         network.close().await;
         let guests = tokio::task::spawn_blocking(move || guest_threads.stop());
@@ -215,9 +232,18 @@ impl Driver {
             Event::Query { peer, request, timeout_ms, reply } => {
                 let deadline_ms = self.now().monotonic_ms + timeout_ms;
                 if let Some((ticket, peer)) = self.admit(&peer, false, reply) {
-                    peer.replica.query(Query { ticket, request, deadline_ms });
+                    peer.replica.query(ticket, request, deadline_ms);
                 }
             }
+            Event::Attach { peer, identity, start, sender, reply } => {
+                if let Some(link) = self.attach(&peer, &identity, start, sender) {
+                    // Should the client be gone already, its stream is dropped with the first event.
+                    let _ = reply.send(link);
+                }
+            }
+            Event::Ask { link, request } => self.ask(link, request),
+            Event::EndLink { link, error } => self.end_link(link, error),
+            Event::Detach { link } => self.detach(link),
             Event::Status { reply } => drop(reply.send(self.status())),
             Event::Durable(completions) => completions.into_iter().for_each(|completion| self.durable(completion)),
             Event::StoreFailed(error) => return Some(Ended::StoreFailed(error)),
@@ -258,10 +284,14 @@ impl Driver {
     /// The nodes whose full disks keep a peer that leads from taking writes. Who does not lead sends clients to the
     /// leader, which knows better.
     fn shortage(&self, name: &str) -> Option<Vec<NodeAddr>> {
+        self.shortage_at(*self.names.get(name)?)
+    }
+
+    pub(super) fn shortage_at(&self, peer: Incarnation) -> Option<Vec<NodeAddr>> {
         if self.full_disks.is_empty() {
             return None;
         }
-        let raft = self.peers.get(self.names.get(name)?)?.replica.raft();
+        let raft = self.peers.get(&peer)?.replica.raft();
         if raft.is_leader() { self.full_disks.shortage(raft.configuration()) } else { None }
     }
 
@@ -275,7 +305,7 @@ impl Driver {
     }
 
     /// The peer, if it runs, marked as touched.
-    fn running(&mut self, incarnation: Incarnation) -> Option<&mut HostedPeer> {
+    pub(super) fn running(&mut self, incarnation: Incarnation) -> Option<&mut HostedPeer> {
         let peer = self.peers.get_mut(&incarnation).filter(|peer| peer.stopped.is_none())?;
         self.touched.insert(incarnation);
         Some(peer)
@@ -369,16 +399,10 @@ impl Driver {
     fn host_event(&mut self, incarnation: Incarnation, event: HostEvent) {
         let Some(peer) = self.running(incarnation) else { return };
         match event {
-            HostEvent::Answered(answers) => {
-                peer.replica.answered(answers.len());
-                for (ticket, result) in answers {
-                    let reply = result.map_or_else(Reply::Failed, |reply| Reply::Answered { reply });
-                    self.reply(ticket, reply);
-                }
-            }
+            HostEvent::Answered(answers) => peer.replica.answered(answers),
             HostEvent::Applied(applied, chain) => peer.replica.applied(applied, chain),
-            HostEvent::Restored(meta, chain) => {
-                peer.replica.restored(&meta, chain);
+            HostEvent::Restored(meta, chain, sessions) => {
+                peer.replica.restored(&meta, chain, sessions);
                 self.drop_old_snapshots(incarnation);
             }
             HostEvent::SnapshotTaken(meta) => peer.replica.snapshot_taken(meta),
@@ -404,13 +428,18 @@ impl Driver {
         for (_, client) in self.waiting.extract_if(|_, client| client.peer == incarnation) {
             client.give_up(error.clone());
         }
+        self.end_links(incarnation, error);
     }
 
-    fn reply(&mut self, ticket: Ticket, reply: Reply) {
-        if let Some(client) = self.waiting.remove(&ticket) {
-            // A client that has gone does not want its answer.
-            let _ = client.reply.send(reply);
-        }
+    fn answer(&mut self, Answer { ticket, result }: Answer) {
+        let Some(client) = self.waiting.remove(&ticket) else { return };
+        let is_write = client.is_write;
+        let reply = result.map_or_else(Reply::Failed, |(index, reply)| match is_write {
+            true => Reply::Written { index, reply },
+            false => Reply::Answered { reply },
+        });
+        // A client that has gone does not want its answer.
+        let _ = client.reply.send(reply);
     }
 
     /// Carries out what a replica wants done, and tells whether it wants more.
@@ -420,7 +449,7 @@ impl Driver {
         let effects = peer.replica.effects(now);
         let has_more = peer.replica.has_effects();
         let is_disk_full = self.full_disks.contains(&self.parts.node);
-        let Effects { write, messages, log_reads, snapshots, jobs, answers, status } = effects;
+        let Effects { write, messages, log_reads, snapshots, jobs, answers, events, status } = effects;
         if let Some(write) = write {
             if let Some(snapshot) = &write.snapshot {
                 peer.snapshot_write = Some((write.token, snapshot.position));
@@ -443,9 +472,11 @@ impl Driver {
         for job in jobs {
             self.parts.guests.give(incarnation, HostJob::Replica(job));
         }
-        for Answer { ticket, result } in answers {
-            let reply = result.map_or_else(Reply::Failed, |(index, reply)| Reply::Written { index, reply });
-            self.reply(ticket, reply);
+        for answer in answers {
+            self.answer(answer);
+        }
+        for (link, event) in events {
+            self.tell(link, event);
         }
         has_more
     }
@@ -478,6 +509,6 @@ impl Driver {
     }
 }
 
-fn to_ms(duration: Duration) -> u64 {
+pub(super) fn to_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).expect("a duration since 1970 fits 64 bits of milliseconds")
 }

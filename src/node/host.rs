@@ -7,15 +7,15 @@
 use std::sync::Arc;
 
 use crate::machine::{
-    Applied, BackendFactory, BackendReply, Fault, Genesis, HashChain, HostPart, Machine, SnapshotError, SnapshotHead,
+    Applied, BackendFactory, Fault, Genesis, HashChain, HostPart, Machine, SessionTerms, SnapshotError, SnapshotHead,
     StartError,
 };
 use crate::node::backends::{BackendError, Backends};
 use crate::protocol::RequestError;
 use crate::raft::{Entry, LogRead, LogReadPurpose, SnapshotMeta};
-use crate::replica::{Job, Query, Ticket};
+use crate::replica::{Job, Query, QueryAnswer};
 use crate::store::{SnapshotHeader, Store, StoreError};
-use crate::types::{Incarnation, Index};
+use crate::types::{Incarnation, Index, SessionId};
 use crate::wasm::WasmFactory;
 
 /// How much of the log a rebuild reads at a time, in bytes.
@@ -35,9 +35,9 @@ pub(super) enum HostEvent {
     /// Entries were applied.
     Applied(Vec<Applied>, HashChain),
     /// The machine is that of the snapshot.
-    Restored(SnapshotMeta, HashChain),
+    Restored(SnapshotMeta, HashChain, Vec<(SessionId, SessionTerms)>),
     /// Queries were answered.
-    Answered(Vec<(Ticket, Result<BackendReply, RequestError>)>),
+    Answered(Vec<QueryAnswer>),
     /// A snapshot is durable.
     SnapshotTaken(SnapshotMeta),
     /// A snapshot could not be written; the machine goes on.
@@ -124,8 +124,8 @@ impl Host {
         // The old machine goes first: two states at once may not fit.
         self.state = State::Absent;
         self.start(Some(meta.clone()))?;
-        let chain = self.machine().chain();
-        Ok(HostEvent::Restored(meta, chain))
+        let machine = self.machine();
+        Ok(HostEvent::Restored(meta, machine.chain(), machine.sessions()))
     }
 
     fn apply(&mut self, entries: &[Entry]) -> Result<HostEvent, HostError> {
@@ -139,18 +139,19 @@ impl Host {
         let mut answers = Vec::with_capacity(queries.len());
         for query in queries {
             let State::Running(machine) = &mut self.state else {
-                answers.push((query.ticket, Err(RequestError::Overloaded)));
+                answers.push(overloaded(&query));
                 continue;
             };
+            let index = machine.applied().index;
             let result = match machine.query(&query.request) {
-                Ok(answer) => Ok(answer.reply),
+                Ok(answer) => Ok(answer),
                 Err(Fault::Guest { kind, message }) => {
                     self.rebuild()?;
                     Err(RequestError::BackendFault { message: format!("{kind}: {message}") })
                 }
                 Err(fault @ Fault::Host(_)) => return Err(fault.into()),
             };
-            answers.push((query.ticket, result));
+            answers.push(QueryAnswer { asker: query.asker, index, result });
         }
         Ok(HostEvent::Answered(answers))
     }
@@ -257,15 +258,17 @@ impl Host {
     }
 }
 
+/// The answer to a query for which there is no machine now.
+fn overloaded(query: &Query) -> QueryAnswer {
+    QueryAnswer { asker: query.asker, index: Index::ZERO, result: Err(RequestError::Overloaded) }
+}
+
 /// What is said of a job that comes before the snapshot which a superseded machine waits for.
 fn decline(job: Job) -> Option<HostEvent> {
     match job {
         // The snapshot covers what they would have led to.
         Job::Apply(_) | Job::Restore(_) => None,
-        Job::Query(queries) => {
-            let overloaded = |query: Query| (query.ticket, Err(RequestError::Overloaded));
-            Some(HostEvent::Answered(queries.into_iter().map(overloaded).collect()))
-        }
+        Job::Query(queries) => Some(HostEvent::Answered(queries.iter().map(overloaded).collect())),
         Job::Snapshot(_) => Some(HostEvent::SnapshotFailed("the machine waits for a snapshot of another".to_owned())),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::node::driver::Driver;
+use crate::node::driver::{Driver, to_ms};
 use crate::node::frames::ClusterSpec;
 use crate::node::host::{Host, HostJob};
 use crate::node::lifecycle::PeerRecord;
@@ -42,7 +42,8 @@ impl Driver {
         let seed = self.parts.seed ^ incarnation.0;
         let snapshot = restored.snapshot.clone();
         let settings = record.genesis.settings;
-        let replica = Replica::new(incarnation, self.parts.raft.clone(), settings, restored, seed);
+        let tick_ms = to_ms(self.parts.tick);
+        let replica = Replica::new(incarnation, self.parts.raft.clone(), settings, restored, tick_ms, seed);
         let host =
             Host::new(incarnation, record.genesis.clone(), Arc::clone(&self.parts.backends), self.parts.store.clone());
         self.parts.guests.add(incarnation, host);
@@ -176,6 +177,7 @@ impl HostedPeer {
             applied,
             chain: chain.0,
             snapshot: raft.snapshot.index,
+            sessions: self.replica.session_count() as u64,
             stopped: self.stopped.clone(),
         }
     }

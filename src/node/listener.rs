@@ -10,10 +10,11 @@ use crate::codec;
 use crate::node::driver::Event;
 use crate::node::frames::{BulkReply, BulkRequest, PeerFrame};
 use crate::node::lifecycle::Lifecycle;
+use crate::node::links;
 use crate::node::network::CallError;
 use crate::protocol::{
     CreateCluster, MAX_COMPONENT_BYTES, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_REQUEST_TIMEOUT_MS, Reply, Request,
-    RequestError,
+    RequestError, SessionStart,
 };
 use crate::raft::Message;
 use crate::store::{Snapshots, StoreError};
@@ -99,12 +100,31 @@ impl Listener {
         let mut writer = FrameWriter::new(send, MAX_FRAME_BYTES);
         let Some(frame) = reader.next().await? else { return Ok(()) };
         let reply = match codec::decode::<Request>(&frame) {
+            Ok(Request::Session { peer, start }) => {
+                return self.serve_session(identity, peer, start, reader, writer).await;
+            }
             Ok(request) => self.answer(identity, request, &mut reader).await?,
             Err(error) => Reply::Failed(RequestError::Invalid { reason: error.to_string() }),
         };
         writer.write(&bounded(&reply)).await?;
         writer.finish();
         Ok(())
+    }
+
+    async fn serve_session(
+        &self,
+        identity: &Role,
+        peer: String,
+        start: SessionStart,
+        reader: FrameReader,
+        mut writer: FrameWriter,
+    ) -> Result<(), FrameError> {
+        let (sender, receiver) = links::channel();
+        let identity = identity.to_string();
+        match self.ask(|reply| Event::Attach { peer, identity, start, sender, reply }).await {
+            Ok(link) => links::serve(link, self.events.clone(), receiver, reader, writer).await,
+            Err(_) => receiver.write_to(&mut writer).await.map(|()| writer.finish()),
+        }
     }
 
     async fn answer(&self, identity: &Role, request: Request, reader: &mut FrameReader) -> Result<Reply, FrameError> {
@@ -125,6 +145,7 @@ impl Listener {
                 Err(RequestError::PermissionDenied { identity: identity.to_string() })
             }
             Request::Create(create) => self.create(create, reader).await?,
+            Request::Session { .. } => Err(invalid("a session has a stream of its own".to_owned())),
         };
         Ok(answer.unwrap_or_else(Reply::Failed))
     }

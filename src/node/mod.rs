@@ -17,6 +17,7 @@ mod guests;
 mod host;
 mod hosting;
 mod lifecycle;
+mod links;
 mod listener;
 mod network;
 mod space;

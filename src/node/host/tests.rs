@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::machine::Command;
 use crate::raft::{Configuration, Payload, Write, WriteToken};
+use crate::replica::{Asker, Ticket};
 use crate::settings::Settings;
 use crate::store::{Completion, DurableSink, StoreOptions};
 use crate::types::{ClusterId, Digest, LogPosition, Term};
@@ -91,13 +92,13 @@ fn meta(index: u64) -> SnapshotMeta {
 /// Asks for each word, and returns whether it was answered, or why not.
 fn ask(host: &mut Host, words: &[&'static str]) -> Vec<Result<(), RequestError>> {
     let query = |(number, word): (u64, &&'static str)| Query {
-        ticket: Ticket(number),
+        asker: Asker::Client(Ticket(number)),
         request: Bytes::from_static(word.as_bytes()),
         deadline_ms: 0,
     };
     let queries = (0..).zip(words).map(query).collect();
     let Some(HostEvent::Answered(answers)) = host.run(HostJob::Replica(Job::Query(queries))) else { panic!() };
-    answers.into_iter().map(|(_, result)| result.map(|reply| assert!(reply.is_ok()))).collect()
+    answers.into_iter().map(|answer| answer.result.map(|answer| assert!(answer.reply.is_ok()))).collect()
 }
 
 fn is_fault(result: &Result<(), RequestError>) -> bool {
@@ -146,7 +147,7 @@ fn a_machine_that_dies_when_its_log_has_given_way_to_a_snapshot_waits_for_that()
     let snapshot = host.run(HostJob::Replica(Job::Snapshot(meta(4))));
     assert!(matches!(snapshot, Some(HostEvent::SnapshotFailed(_))), "{snapshot:?}");
 
-    let Some(HostEvent::Restored(_, restored)) = host.run(HostJob::Replica(Job::Restore(meta(3)))) else { panic!() };
+    let Some(HostEvent::Restored(_, restored, _)) = host.run(HostJob::Replica(Job::Restore(meta(3)))) else { panic!() };
     assert_eq!(restored, chain);
     assert_eq!(ask(&mut host, &["now"]), [Ok(())]);
 }

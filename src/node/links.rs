@@ -1,0 +1,265 @@
+//! The streams of sessions on a node. A client's frames become events of the loop; what the replica says becomes frames,
+//! which wait here until the client reads them. One that does not read is dropped, and its session goes on without it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+
+use crate::codec;
+use crate::node::driver::{Driver, Event};
+use crate::protocol::{
+    MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_TRIGGERS, RequestError, SessionEvent, SessionRequest, SessionStart,
+};
+use crate::replica::LinkId;
+use crate::transport::{FrameError, FrameReader, FrameWriter};
+use crate::types::Incarnation;
+
+/// Frames that may wait for a client to read them: all that it may have asked, and all its triggers.
+const MAX_WAITING_FRAMES: usize = 4 * MAX_TRIGGERS;
+/// Bytes of these frames. One frame may exceed it.
+const MAX_WAITING_BYTES: usize = 16 << 20;
+/// Frames written at once.
+const MAX_FRAMES_AT_ONCE: usize = 64;
+/// Why a stream was taken back: its client did not read.
+const NOT_READ: u32 = 1;
+
+/// The loop's end of a stream.
+pub(super) struct LinkSender {
+    frames: mpsc::Sender<Bytes>,
+    waiting: Arc<Waiting>,
+}
+
+/// The stream's end of it.
+pub(super) struct LinkReceiver {
+    frames: mpsc::Receiver<Bytes>,
+    waiting: Arc<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    bytes: AtomicUsize,
+    overflown: Notify,
+}
+
+/// The two ends of a stream.
+pub(super) fn channel() -> (LinkSender, LinkReceiver) {
+    let (sender, receiver) = mpsc::channel(MAX_WAITING_FRAMES);
+    let waiting = Arc::<Waiting>::default();
+    (LinkSender { frames: sender, waiting: Arc::clone(&waiting) }, LinkReceiver { frames: receiver, waiting })
+}
+
+impl LinkSender {
+    /// Has an event sent; false if the client is gone or reads too slowly.
+    fn send(&self, event: SessionEvent) -> bool {
+        let frame = encode(event);
+        let before = self.waiting.bytes.fetch_add(frame.len(), Ordering::Relaxed);
+        let fits = before <= MAX_WAITING_BYTES && self.frames.try_send(frame).is_ok();
+        if !fits {
+            self.waiting.overflown.notify_one();
+        }
+        fits
+    }
+}
+
+/// The frame of an event. A reply that no frame can hold becomes a refusal that says so: the command has run.
+fn encode(event: SessionEvent) -> Bytes {
+    let bytes = codec::encode(&event);
+    if bytes.len() <= MAX_FRAME_BYTES {
+        return bytes.into();
+    }
+    let reason = format!("the backend's reply has {} bytes, more than a reply may have; ask for less", bytes.len());
+    codec::encode(&match event {
+        SessionEvent::Written { seq, result } => {
+            SessionEvent::Written { seq, result: result.map(|(index, _)| (index, Err(reason))) }
+        }
+        SessionEvent::Answered { id, index, watched, .. } => {
+            SessionEvent::Answered { id, index, watched, result: Ok(Err(reason)) }
+        }
+        event => event,
+    })
+    .into()
+}
+
+/// Serves a session's stream until one side has had enough of it.
+pub(super) async fn serve(
+    link: LinkId,
+    events: mpsc::Sender<Event>,
+    receiver: LinkReceiver,
+    mut reader: FrameReader,
+    mut writer: FrameWriter,
+) -> Result<(), FrameError> {
+    let overflown = Arc::clone(&receiver.waiting);
+    let result = tokio::select! {
+        read = read(link, &events, &mut reader) => read,
+        written = receiver.write_to(&mut writer) => written.map(|()| writer.finish()),
+        () = overflown.overflown.notified() => {
+            writer.reset(NOT_READ);
+            Ok(())
+        }
+    };
+    // A loop that has ended has forgotten the stream.
+    let _ = events.send(Event::Detach { link }).await;
+    result
+}
+
+/// Brings a client's frames to the loop.
+async fn read(link: LinkId, events: &mpsc::Sender<Event>, reader: &mut FrameReader) -> Result<(), FrameError> {
+    while let Some(frame) = reader.next().await? {
+        let event = match codec::decode::<SessionRequest>(&frame) {
+            Ok(request) => match check(&request) {
+                Ok(()) => Event::Ask { link, request },
+                Err(reason) => Event::EndLink { link, error: RequestError::Invalid { reason } },
+            },
+            Err(error) => Event::EndLink { link, error: RequestError::Invalid { reason: error.to_string() } },
+        };
+        if events.send(event).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn check(request: &SessionRequest) -> Result<(), String> {
+    match request {
+        SessionRequest::Write { data, .. } | SessionRequest::Query { request: data, .. }
+            if data.len() > MAX_DATA_BYTES =>
+        {
+            Err(format!("{} bytes are more than the {MAX_DATA_BYTES} of a command or query", data.len()))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl LinkReceiver {
+    /// Writes what waits for the client, until the loop has no more to say.
+    pub(super) async fn write_to(mut self, writer: &mut FrameWriter) -> Result<(), FrameError> {
+        let mut frames = Vec::with_capacity(MAX_FRAMES_AT_ONCE);
+        while self.frames.recv_many(&mut frames, MAX_FRAMES_AT_ONCE).await > 0 {
+            writer.write_all(&frames).await?;
+            let written = frames.drain(..).map(|frame| frame.len()).sum();
+            self.waiting.bytes.fetch_sub(written, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// A stream, as the loop knows it.
+pub(super) struct ClientLink {
+    peer: Incarnation,
+    sender: LinkSender,
+}
+
+impl ClientLink {
+    pub(super) fn end(self, error: RequestError) {
+        self.sender.send(SessionEvent::Detached(error));
+    }
+}
+
+impl Driver {
+    /// A client wants to use a session; `None` if it was refused on the spot.
+    pub(super) fn attach(
+        &mut self,
+        name: &str,
+        identity: &str,
+        start: SessionStart,
+        sender: LinkSender,
+    ) -> Option<LinkId> {
+        let named = self.names.get(name).and_then(|incarnation| Some((*incarnation, self.peers.get(incarnation)?)));
+        let refusal = match named {
+            None => Some(RequestError::NoSuchPeer { name: name.to_owned(), node: self.parts.node.clone() }),
+            Some((_, peer)) => peer.stopped.clone().map(|reason| RequestError::PeerStopped { reason }),
+        };
+        if let Some(error) = refusal {
+            sender.send(SessionEvent::Detached(error));
+            return None;
+        }
+        let (peer, _) = named?;
+        let link = LinkId(self.next_link);
+        self.next_link += 1;
+        self.links.insert(link, ClientLink { peer, sender });
+        let now = self.now();
+        self.running(peer)?.replica.attach(link, identity, start, now);
+        Some(link)
+    }
+
+    /// A client asks something on its session's stream.
+    pub(super) fn ask(&mut self, link: LinkId, request: SessionRequest) {
+        let Some(ClientLink { peer, .. }) = self.links.get(&link) else { return };
+        let (peer, now) = (*peer, self.now());
+        let is_write = matches!(request, SessionRequest::Write { .. });
+        if let Some(nodes) = self.shortage_at(peer).filter(|_| is_write) {
+            return self.end_link(link, RequestError::DiskFull { nodes });
+        }
+        if let Some(peer) = self.running(peer) {
+            peer.replica.ask(link, request, now);
+        }
+    }
+
+    /// Ends a stream, saying why.
+    pub(super) fn end_link(&mut self, link: LinkId, error: RequestError) {
+        let Some(ClientLink { peer, .. }) = self.links.get(&link) else { return };
+        if let Some(peer) = self.running(*peer) {
+            peer.replica.end_link(link, error);
+        }
+    }
+
+    /// A stream has ended.
+    pub(super) fn detach(&mut self, link: LinkId) {
+        let Some(ClientLink { peer, .. }) = self.links.remove(&link) else { return };
+        if let Some(peer) = self.running(peer) {
+            peer.replica.detach(link);
+        }
+    }
+
+    /// Sends what a replica says on a stream.
+    pub(super) fn tell(&mut self, link: LinkId, event: SessionEvent) {
+        let Some(client) = self.links.get(&link) else { return };
+        let is_last = matches!(event, SessionEvent::Ended(_) | SessionEvent::Detached(_));
+        let is_sent = client.sender.send(event);
+        if is_last {
+            self.links.remove(&link);
+        } else if !is_sent {
+            tracing::debug!(link = link.0, "a session's client does not read; its stream is dropped");
+            self.detach(link);
+        }
+    }
+
+    /// Ends the streams of a peer that serves nobody any more.
+    pub(super) fn end_links(&mut self, incarnation: Incarnation, error: &RequestError) {
+        for (_, link) in self.links.extract_if(|_, link| link.peer == incarnation) {
+            link.end(error.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Index;
+
+    fn reply(seq: u64, size: usize) -> SessionEvent {
+        SessionEvent::Written { seq, result: Ok((Index(seq), Ok(Bytes::from(vec![0; size])))) }
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_dropped_after_so_many_frames_or_bytes() {
+        let (sender, _receiver) = channel();
+        assert_eq!((0..).take_while(|number| sender.send(SessionEvent::Pong { number: *number })).count(), 4096);
+        let (sender, _receiver) = channel();
+        let sent = (1..).take_while(|seq| sender.send(reply(*seq, MAX_WAITING_BYTES / 4))).count();
+        assert_eq!(sent, 4);
+        let (sender, receiver) = channel();
+        drop(receiver);
+        assert!(!sender.send(SessionEvent::Pong { number: 1 }));
+    }
+
+    #[test]
+    fn a_reply_too_large_for_a_frame_says_that_its_command_has_run() {
+        let frame = encode(reply(7, MAX_FRAME_BYTES));
+        let event = codec::decode(&frame).unwrap();
+        let SessionEvent::Written { seq: 7, result: Ok((Index(7), Err(reason))) } = event else { panic!("{event:?}") };
+        assert!(reason.contains("more than a reply may have"), "{reason}");
+    }
+}
