@@ -2,7 +2,7 @@
 //!
 //! [`Machine::apply`] is a pure function of state and entries. The state is the applied position with its time, what
 //! the cluster was created with ([`Genesis`]), the user's backend ([`Backend`]) and the hash chain ([`HashChain`])
-//! that proves two replicas equal. All of it is in a snapshot: the host's part ([`HostPart`]) in the header, the
+//! that proves two replicas equal. All of it is in a snapshot: the host's part in the header ([`SnapshotHead`]), the
 //! backend's in chunks.
 //!
 //! Start reading here, then [`Command`] for what an entry can say and [`Backend`] for the seam to a user's code.
@@ -23,7 +23,7 @@ pub use chain::HashChain;
 pub use command::Command;
 pub use snapshot::{HostPart, SnapshotHead};
 
-use crate::raft::{Entry, Payload};
+use crate::raft::{Entry, Payload, SnapshotMeta};
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, LogPosition};
 
@@ -90,13 +90,13 @@ impl Machine {
         chunks: &mut dyn FnMut() -> Result<Option<Bytes>, String>,
     ) -> Result<Self, StartError> {
         let at = Moment { index: head.meta.position.index.0, time_ms: head.meta.time_ms };
-        let mut backend = factory.restore(at, &head.host.origin(), chunks)?;
+        let mut backend = factory.restore(at, &head.origin(), chunks)?;
         let backend_version = backend.version()?;
         Ok(Self {
-            genesis: head.host.genesis,
+            genesis: head.genesis(),
             applied: head.meta.position,
             time_ms: head.meta.time_ms,
-            chain: head.host.chain,
+            chain: head.chain,
             backend_version,
             backend,
         })
@@ -156,10 +156,12 @@ impl Machine {
         self.backend.query(at, request)
     }
 
-    /// The host's part of a snapshot of the state as it is.
+    /// What a snapshot of the state as it is begins with; `meta` is of the last entry applied.
     #[must_use]
-    pub fn host_part(&self) -> HostPart {
-        HostPart { genesis: self.genesis.clone(), backend_version: self.backend_version.clone(), chain: self.chain }
+    pub fn snapshot_head(&self, meta: SnapshotMeta) -> SnapshotHead {
+        let Genesis { cluster, component, config, settings } = self.genesis.clone();
+        let host = HostPart { config, settings, backend_version: self.backend_version.clone() };
+        SnapshotHead { meta, cluster, backend: component, chain: self.chain, host }
     }
 
     /// Writes the backend's part of a snapshot of the state as it is.

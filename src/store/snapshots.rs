@@ -23,10 +23,10 @@ use super::disk::{Disk, DiskFile};
 use super::files::{self, Draft};
 use crate::codec;
 use crate::raft::SnapshotMeta;
-use crate::types::{ClusterId, Incarnation, Index, LogPosition, Term};
+use crate::types::{ClusterId, Digest, Incarnation, Index, LogPosition, Term};
 
 const MAGIC: [u8; 8] = *b"zraftsnp";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const SUFFIX: &str = ".snap";
 
 /// The most data in a block, in bytes.
@@ -37,9 +37,13 @@ pub const MAX_BLOCK_BYTES: usize = 256 << 10;
 pub struct SnapshotHeader {
     /// The cluster whose state it is.
     pub cluster: ClusterId,
-    /// What Raft needs to go on from it.
+    /// What Raft needs to go on from it: index, term and membership.
     pub meta: SnapshotMeta,
-    /// The machine's own part, opaque here.
+    /// The digest of the backend whose state it is.
+    pub backend: Digest,
+    /// The hash chain at its index.
+    pub chain: Digest,
+    /// The rest of the machine's part, opaque here.
     pub host: Bytes,
 }
 

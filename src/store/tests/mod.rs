@@ -161,10 +161,14 @@ fn snapshot_meta(term: u64, index: u64) -> SnapshotMeta {
     SnapshotMeta { position, time_ms: 1_000 + index, configuration: configuration(1) }
 }
 
+fn header(meta: SnapshotMeta) -> SnapshotHeader {
+    let (backend, chain) = (Digest::of(b"backend"), Digest::of(b"chain"));
+    SnapshotHeader { cluster: ClusterId(7), meta, backend, chain, host: Bytes::from_static(b"host") }
+}
+
 /// Makes a snapshot file of `size` bytes of data.
 fn make_snapshot(snapshots: &Snapshots, peer: Incarnation, meta: SnapshotMeta, size: usize) -> SnapshotFile {
-    let header = SnapshotHeader { cluster: ClusterId(7), meta, host: Bytes::from_static(b"host") };
-    let mut writer = snapshots.create(peer, &header).unwrap();
+    let mut writer = snapshots.create(peer, &header(meta)).unwrap();
     writer.write(&pattern(size)).unwrap();
     writer.finish().unwrap()
 }
