@@ -187,6 +187,7 @@ async fn run(
         node: node.clone(),
         cache_bytes: tuning.cache_bytes,
         max_segment_bytes: tuning.max_segment_size,
+        snapshot_backup_count: if tuning.snapshot_backup { tuning.snapshot_backup_count } else { 0 },
     };
     let (store, stored) = Store::open(options, Box::new(StoreEvents(events.clone())))?;
     let mut peers = Vec::with_capacity(stored.len());

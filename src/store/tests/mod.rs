@@ -1,5 +1,6 @@
 //! Tests of the whole store over real files.
 
+mod archive;
 mod damage;
 mod purge;
 mod replay;
@@ -57,6 +58,7 @@ fn options(dir: &TempDir) -> StoreOptions {
         node: NODE.parse().unwrap(),
         cache_bytes: 16 << 20,
         max_segment_bytes: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
+        snapshot_backup_count: 0,
     }
 }
 
