@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::node::inspect::default_snapshot_dir;
 use crate::store::StoreOptions;
 use crate::transport::{Credentials, TlsError, TlsFiles};
 use crate::types::NodeAddr;
@@ -216,7 +217,7 @@ impl Settings {
         Ok(Config {
             node,
             listen: Listen::Address(listen),
-            snapshot_dir: self.snapshot_dir.unwrap_or_else(|| log_dir.join("snapshots")),
+            snapshot_dir: self.snapshot_dir.unwrap_or_else(|| default_snapshot_dir(&log_dir)),
             log_dir,
             credentials: Credentials::load(&files)?,
             tuning,

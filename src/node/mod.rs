@@ -16,6 +16,7 @@ mod frames;
 mod guests;
 mod host;
 mod hosting;
+mod inspect;
 mod lifecycle;
 mod listener;
 mod network;
@@ -29,6 +30,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 pub use config::{Config, ConfigError, Listen, Settings, Tuning};
+pub use inspect::{NodeCheck, NodeLog, default_snapshot_dir};
+pub use lifecycle::PeerRecord;
 
 use crate::codec;
 use crate::raft;
@@ -39,7 +42,7 @@ use crate::wasm::{Wasm, WasmError};
 use backends::Backends;
 use driver::{Driver, Ended, Event, MAX_EVENTS, Parts};
 use guests::Guests;
-use lifecycle::{Lifecycle, PeerRecord};
+use lifecycle::Lifecycle;
 use listener::Listener;
 use network::Network;
 

@@ -23,8 +23,11 @@
 //! Everything read is checked against a checksum; what fails is an error that names the file, never a fresh start.
 //! An error of the disk while a round is written stops the writer: nothing after it is acknowledged, and what became
 //! of that round only the next open can tell. A full disk is no such error: the writer waits for room (`patience`).
+//!
+//! [`StoreCheck`] and [`StoredLog`] look at the files of a node that does not run, and write nothing (`overlay`).
 
 mod archive;
+mod check;
 mod components;
 mod database;
 mod disk;
@@ -32,6 +35,8 @@ mod error;
 mod files;
 mod format;
 mod index;
+mod look;
+mod overlay;
 mod patience;
 mod queue;
 mod recovery;
@@ -48,10 +53,12 @@ use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 
+pub use check::{CheckedLog, CheckedPeer, CheckedSnapshot, DamagedFile, SnapshotRole, StoreCheck};
 pub use components::Components;
 pub use disk::{Disk, DiskFile, SystemDisk};
 pub use error::StoreError;
 pub use index::PurgeLimits;
+pub use look::StoredLog;
 pub use patience::DiskSpace;
 pub use queue::{MAX_QUEUED_BYTES, Operation};
 pub use rounds::Journal;

@@ -90,3 +90,33 @@ fn a_damaged_snapshot_is_not_archived() {
     assert!(matches!(snapshots.archive(PEER, position(3)), Err(StoreError::SnapshotMissing { .. })));
     assert_eq!(names(&folder(&dir)), ["1-1.snap"]);
 }
+
+#[test]
+fn the_archive_is_checked_with_the_rest() {
+    let dir = TempDir::new().unwrap();
+    let store = with_archive(&dir, 2);
+    let snapshots = store.snapshots();
+    for index in [8, 9] {
+        make_snapshot(&snapshots, PEER, snapshot_meta(1, index), 5);
+        snapshots.archive(PEER, position(index)).unwrap();
+    }
+    snapshots.remove(PEER).unwrap();
+    store.close();
+    let check = || StoreCheck::run(&options(&dir).log_dir, &options(&dir).snapshot_dir).unwrap();
+    let checked = check();
+    assert_eq!(checked.snapshots.iter().map(|found| found.header.meta.position.index.0).collect::<Vec<_>>(), [8, 9]);
+    assert!(checked.snapshots.iter().all(|found| found.role == SnapshotRole::Archived));
+    assert!(checked.damage.is_empty());
+
+    let (one, two) = (folder(&dir).join("8-1.snap"), folder(&dir).join("9-1.snap"));
+    let mut content = fs::read(&one).unwrap();
+    content[30] ^= 1;
+    fs::write(&one, content).unwrap();
+    let elsewhere = options(&dir).snapshot_dir.join("archive").join(ClusterId(9).to_string()).join("00000000000000ab");
+    fs::create_dir_all(&elsewhere).unwrap();
+    fs::rename(two, elsewhere.join("9-1.snap")).unwrap();
+    let checked = check();
+    assert_eq!(checked.snapshots.len(), 0);
+    let damaged: Vec<_> = checked.damage.iter().map(|damaged| damaged.path.clone()).collect();
+    assert_eq!(damaged, [one, elsewhere.join("9-1.snap")]);
+}

@@ -1,6 +1,7 @@
 //! Tests of the whole store over real files.
 
 mod archive;
+mod check;
 mod damage;
 mod purge;
 mod replay;
