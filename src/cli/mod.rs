@@ -10,6 +10,8 @@ mod kv;
 mod local;
 mod output;
 mod serve;
+mod store;
+mod units;
 
 use std::process::ExitCode;
 
@@ -53,6 +55,9 @@ enum Command {
     /// Use a cluster of the bundled key-value backend.
     #[command(subcommand)]
     Kv(kv::Kv),
+    /// Check the files of a stopped node, or show its log.
+    #[command(subcommand)]
+    Store(store::Store),
 }
 
 /// Runs the command that the arguments name.
@@ -69,6 +74,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Write(write) => write.run(output),
         Command::Query(query) => query.run(output),
         Command::Kv(kv) => kv.run(output),
+        Command::Store(store) => store.run(output),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -38,6 +38,12 @@ pub(super) struct Serve {
     /// How long to wait for a sign of the leader before an election [default: 500].
     #[arg(long, value_name = "MS")]
     election_timeout_ms: Option<u64>,
+    /// Copy each snapshot to `archive` in the snapshots' folder as well [default: false].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    snapshot_backup: Option<bool>,
+    /// How many snapshots of each peer the archive holds [default: 10].
+    #[arg(long, value_name = "N")]
+    snapshot_backup_count: Option<usize>,
 }
 
 impl Serve {
@@ -53,6 +59,8 @@ impl Serve {
             cert: self.cert,
             key: self.key,
             election_timeout_ms: self.election_timeout_ms,
+            snapshot_backup: self.snapshot_backup,
+            snapshot_backup_count: self.snapshot_backup_count,
             ..Settings::default()
         };
         let node = Node::start(flags.or(file).into_config()?)?;

@@ -2,8 +2,8 @@
 //!
 //! [`Machine::apply`] is a pure function of state and entries. The state is the applied position with its time, what
 //! the cluster was created with ([`Genesis`]), the clients' sessions, the user's backend ([`Backend`]) and the hash chain
-//! ([`HashChain`]) that proves two replicas equal. All of it is in a snapshot: the host's part ([`HostPart`]) in the
-//! header, the backend's in chunks.
+//! ([`HashChain`]) that proves two replicas equal. All of it is in a snapshot: the host's part in the header
+//! ([`SnapshotHead`]), the backend's in chunks.
 //!
 //! Start reading here, then [`Command`] for what an entry can say, `apply` for what becomes of it, `session` for what makes
 //! commands run once, and [`Backend`] for the seam to a user's code.
@@ -29,6 +29,7 @@ pub use outcome::{Applied, Outcome};
 pub use session::SessionTerms;
 pub use snapshot::{HostPart, SnapshotHead};
 
+use crate::raft::SnapshotMeta;
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, LogPosition, SessionId};
 use session::Sessions;
@@ -89,13 +90,13 @@ impl Machine {
         chunks: &mut dyn FnMut() -> Result<Option<Bytes>, String>,
     ) -> Result<Self, StartError> {
         let at = Moment { index: head.meta.position.index.0, time_ms: head.meta.time_ms };
-        let mut backend = factory.restore(at, &head.host.origin(), chunks)?;
+        let mut backend = factory.restore(at, &head.origin(), chunks)?;
         let backend_version = backend.version()?;
         Ok(Self {
-            genesis: head.host.genesis,
+            genesis: head.genesis(),
             applied: head.meta.position,
             time_ms: head.meta.time_ms,
-            chain: head.host.chain,
+            chain: head.chain,
             sessions: head.host.sessions,
             backend_version,
             backend,
@@ -111,15 +112,13 @@ impl Machine {
         self.backend.query(at, request)
     }
 
-    /// The host's part of a snapshot of the state as it is.
+    /// What a snapshot of the state as it is begins with; `meta` is of the last entry applied.
     #[must_use]
-    pub fn host_part(&self) -> HostPart {
-        HostPart {
-            genesis: self.genesis.clone(),
-            backend_version: self.backend_version.clone(),
-            chain: self.chain,
-            sessions: self.sessions.clone(),
-        }
+    pub fn snapshot_head(&self, meta: SnapshotMeta) -> SnapshotHead {
+        let Genesis { cluster, component, config, settings } = self.genesis.clone();
+        let (backend_version, sessions) = (self.backend_version.clone(), self.sessions.clone());
+        let host = HostPart { config, settings, backend_version, sessions };
+        SnapshotHead { meta, cluster, backend: component, chain: self.chain, host }
     }
 
     /// Writes the backend's part of a snapshot of the state as it is.

@@ -166,10 +166,10 @@ fn a_snapshot_restores_the_machine_with_its_chain() {
             Ok(())
         })
         .unwrap();
-    let head = SnapshotHead {
-        meta: SnapshotMeta { position: original.applied(), time_ms: 1_004, configuration: Configuration::default() },
-        host: HostPart::decode(&original.host_part().encode()).unwrap(),
-    };
+    let meta = SnapshotMeta { position: original.applied(), time_ms: 1_004, configuration: Configuration::default() };
+    let mut head = original.snapshot_head(meta);
+    head.host = HostPart::decode(&head.host.encode()).unwrap();
+    assert_eq!((head.genesis(), head.chain), (genesis(b""), original.chain()));
     let mut chunks = chunks.into_iter();
     let mut restored = Machine::restore(head, &TotalFactory, &mut || Ok(chunks.next())).unwrap();
     assert_eq!(answer(&mut restored), "20 at 4");

@@ -112,6 +112,7 @@ mod tests {
             node: "127.0.0.1:7400".parse().unwrap(),
             cache_bytes: 1 << 20,
             max_segment_bytes: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
+            snapshot_backup_count: 0,
         };
         let (store, _) = Store::open(options, Box::new(Ignore)).unwrap();
         Backends::new(Wasm::new(&folder.join("compiled")).unwrap(), store.components())

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::node::inspect::default_snapshot_dir;
 use crate::store::StoreOptions;
 use crate::transport::{Credentials, TlsError, TlsFiles};
 use crate::types::NodeAddr;
@@ -47,6 +48,10 @@ pub struct Tuning {
     pub max_segment_size: usize,
     /// With less room than this on the disk of the log, in bytes, writes are refused; the node goes on with what it has.
     pub min_free_bytes: u64,
+    /// Whether each snapshot is also copied to `archive` in the snapshot folder.
+    pub snapshot_backup: bool,
+    /// How many snapshots of each peer the archive holds: the newest.
+    pub snapshot_backup_count: usize,
 }
 
 impl Tuning {
@@ -62,6 +67,8 @@ impl Default for Tuning {
             cache_bytes: 64 << 20,
             max_segment_size: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
             min_free_bytes: 64 << 20,
+            snapshot_backup: false,
+            snapshot_backup_count: 10,
         }
     }
 }
@@ -131,6 +138,10 @@ pub struct Settings {
     pub max_segment_size: Option<usize>,
     /// See [`Tuning::min_free_bytes`].
     pub min_free_bytes: Option<u64>,
+    /// See [`Tuning::snapshot_backup`].
+    pub snapshot_backup: Option<bool>,
+    /// See [`Tuning::snapshot_backup_count`].
+    pub snapshot_backup_count: Option<usize>,
 }
 
 impl Settings {
@@ -174,6 +185,8 @@ impl Settings {
             cache_bytes: self.cache_bytes.or(fallback.cache_bytes),
             max_segment_size: self.max_segment_size.or(fallback.max_segment_size),
             min_free_bytes: self.min_free_bytes.or(fallback.min_free_bytes),
+            snapshot_backup: self.snapshot_backup.or(fallback.snapshot_backup),
+            snapshot_backup_count: self.snapshot_backup_count.or(fallback.snapshot_backup_count),
         }
     }
 
@@ -197,12 +210,14 @@ impl Settings {
             cache_bytes: self.cache_bytes.unwrap_or(default.cache_bytes),
             max_segment_size: self.max_segment_size.unwrap_or(default.max_segment_size),
             min_free_bytes: self.min_free_bytes.unwrap_or(default.min_free_bytes),
+            snapshot_backup: self.snapshot_backup.unwrap_or(default.snapshot_backup),
+            snapshot_backup_count: self.snapshot_backup_count.unwrap_or(default.snapshot_backup_count),
         };
         tuning.check()?;
         Ok(Config {
             node,
             listen: Listen::Address(listen),
-            snapshot_dir: self.snapshot_dir.unwrap_or_else(|| log_dir.join("snapshots")),
+            snapshot_dir: self.snapshot_dir.unwrap_or_else(|| default_snapshot_dir(&log_dir)),
             log_dir,
             credentials: Credentials::load(&files)?,
             tuning,
@@ -220,7 +235,11 @@ impl Tuning {
                 reason: format!("it must be between {} and {} milliseconds", allowed.start(), allowed.end()),
             });
         }
-        for (setting, value) in [("guest_threads", self.guest_threads), ("max_segment_size", self.max_segment_size)] {
+        for (setting, value) in [
+            ("guest_threads", self.guest_threads),
+            ("max_segment_size", self.max_segment_size),
+            ("snapshot_backup_count", self.snapshot_backup_count),
+        ] {
             if value == 0 {
                 let reason = "it must be at least 1".to_owned();
                 return Err(ConfigError::Invalid { setting, value: "0".to_owned(), reason });
@@ -252,9 +271,12 @@ mod tests {
 
     #[test]
     fn flags_come_before_the_file_and_paths_are_relative_to_it() {
-        let file = load("node = \"h:7400\"\nlog_dir = \"data\"\nelection_timeout_ms = 100").unwrap();
-        let flags = Settings { election_timeout_ms: Some(200), ..Settings::default() };
+        let text = "node = \"h:7400\"\nlog_dir = \"data\"\nelection_timeout_ms = 100\nsnapshot_backup = true\n\
+                    snapshot_backup_count = 2";
+        let file = load(text).unwrap();
+        let flags = Settings { election_timeout_ms: Some(200), snapshot_backup_count: Some(3), ..Settings::default() };
         let merged = flags.or(file);
+        assert_eq!((merged.snapshot_backup, merged.snapshot_backup_count), (Some(true), Some(3)));
         assert_eq!(merged.election_timeout_ms, Some(200));
         assert_eq!(merged.node.unwrap().as_str(), "h:7400");
         assert_eq!(merged.log_dir.unwrap(), Path::new("data"));
@@ -274,7 +296,10 @@ mod tests {
         assert!(error(node.clone()).contains("--log-dir"));
         let files = |name: &str| Some(PathBuf::from(name));
         let (ca, cert, key) = (files("ca"), files("cert"), files("key"));
-        let hasty = Settings { log_dir: files("d"), ca, cert, key, election_timeout_ms: Some(1), ..node };
+        let whole = Settings { log_dir: files("d"), ca, cert, key, ..node };
+        let hasty = Settings { election_timeout_ms: Some(1), ..whole.clone() };
         assert!(error(hasty).contains("'election_timeout_ms' cannot be 1"));
+        let forgetful = Settings { snapshot_backup: Some(true), snapshot_backup_count: Some(0), ..whole };
+        assert!(error(forgetful).contains("'snapshot_backup_count' cannot be 0"));
     }
 }

@@ -377,6 +377,9 @@ impl Driver {
         let Some((_, position)) = peer.snapshot_write.take_if(is_done) else { return };
         let snapshots = self.parts.store.snapshots();
         tokio::task::spawn_blocking(move || {
+            if let Err(error) = snapshots.archive(incarnation, position) {
+                tracing::error!(peer = %incarnation, %error, "a snapshot could not be archived");
+            }
             if let Err(error) = snapshots.remove_before(incarnation, position) {
                 tracing::warn!(peer = %incarnation, %error, "could not delete old snapshots");
             }

@@ -178,11 +178,8 @@ impl Host {
         assert_eq!(self.machine().applied(), meta.position, "a snapshot is due when its turn among the jobs comes");
         let snapshots = self.store.snapshots();
         let incarnation = self.incarnation;
-        let header = SnapshotHeader {
-            cluster: self.genesis.cluster,
-            meta: meta.clone(),
-            host: self.machine().host_part().encode(),
-        };
+        let SnapshotHead { meta: _, cluster, backend, chain, host } = self.machine().snapshot_head(meta.clone());
+        let header = SnapshotHeader { cluster, meta: meta.clone(), backend, chain: chain.0, host: host.encode() };
         let mut writer = snapshots.create(incarnation, &header)?;
         let mut failure = None;
         let written = self.machine().write_snapshot(&mut |chunk| {
@@ -234,15 +231,15 @@ impl Host {
     fn open_snapshot(&self, meta: &SnapshotMeta, factory: &dyn BackendFactory) -> Result<Machine, HostError> {
         let mut reader = self.store.snapshots().open(self.incarnation, meta.position)?;
         let foreign = |reason: String| HostError::ForeignSnapshot(meta.position, reason);
-        let header = reader.header().clone();
-        if header.cluster != self.genesis.cluster {
-            return Err(foreign(format!("it is of cluster {}", header.cluster)));
+        let SnapshotHeader { cluster, meta, backend, chain, host } = reader.header().clone();
+        if cluster != self.genesis.cluster {
+            return Err(foreign(format!("it is of cluster {cluster}")));
         }
-        let host = HostPart::decode(&header.host).map_err(|error| foreign(error.to_string()))?;
-        if host.genesis != self.genesis {
+        let host = HostPart::decode(&host).map_err(|error| foreign(error.to_string()))?;
+        let head = SnapshotHead { meta, cluster, backend, chain: HashChain(chain), host };
+        if head.genesis() != self.genesis {
             return Err(foreign("the cluster was created otherwise".to_owned()));
         }
-        let head = SnapshotHead { meta: header.meta, host };
         Ok(Machine::restore(head, factory, &mut || reader.next().map_err(|error| error.to_string()))?)
     }
 

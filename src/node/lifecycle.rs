@@ -33,10 +33,11 @@ const MAX_RESERVATIONS: usize = 64;
 
 /// What a node keeps for each of its peers, opaque to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PeerRecord {
-    pub(super) peer: PeerId,
+pub struct PeerRecord {
+    /// Its name, and this node.
+    pub peer: PeerId,
     /// What its cluster was created with.
-    pub(super) genesis: Genesis,
+    pub genesis: Genesis,
 }
 
 impl PeerRecord {

@@ -16,6 +16,7 @@ mod frames;
 mod guests;
 mod host;
 mod hosting;
+mod inspect;
 mod lifecycle;
 mod links;
 mod listener;
@@ -30,6 +31,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 pub use config::{Config, ConfigError, Listen, Settings, Tuning};
+pub use inspect::{NodeCheck, NodeLog, default_snapshot_dir};
+pub use lifecycle::PeerRecord;
 
 use crate::codec;
 use crate::raft;
@@ -40,7 +43,7 @@ use crate::wasm::{Wasm, WasmError};
 use backends::Backends;
 use driver::{Driver, Ended, Event, MAX_EVENTS, Parts};
 use guests::Guests;
-use lifecycle::{Lifecycle, PeerRecord};
+use lifecycle::Lifecycle;
 use listener::Listener;
 use network::Network;
 
@@ -188,6 +191,7 @@ async fn run(
         node: node.clone(),
         cache_bytes: tuning.cache_bytes,
         max_segment_bytes: tuning.max_segment_size,
+        snapshot_backup_count: if tuning.snapshot_backup { tuning.snapshot_backup_count } else { 0 },
     };
     let (store, stored) = Store::open(options, Box::new(StoreEvents(events.clone())))?;
     let mut peers = Vec::with_capacity(stored.len());

@@ -29,6 +29,14 @@ impl Components {
         Ok(Self { disk, dir: dir.into() })
     }
 
+    /// The components in a folder that is only looked at, and the files that were left unfinished in it.
+    pub(super) fn find(disk: Arc<dyn Disk>, log_dir: &Path) -> Result<(Self, Vec<PathBuf>), StoreError> {
+        let dir = log_dir.join(FOLDER);
+        let names = files::names(disk.as_ref(), &dir)?;
+        let leftovers = names.iter().filter(|name| files::is_temporary(name)).map(|name| dir.join(name)).collect();
+        Ok((Self { disk, dir: dir.into() }, leftovers))
+    }
+
     /// Keeps a component; durable on return. Keeping one that is there replaces it with the same.
     ///
     /// # Errors
@@ -81,7 +89,13 @@ impl Components {
         Ok(digests)
     }
 
-    fn path(&self, digest: Digest) -> PathBuf {
+    /// Where a component is kept.
+    #[must_use]
+    pub fn path_in(log_dir: &Path, digest: Digest) -> PathBuf {
+        log_dir.join(FOLDER).join(format!("{digest}{SUFFIX}"))
+    }
+
+    pub(super) fn path(&self, digest: Digest) -> PathBuf {
         self.dir.join(format!("{digest}{SUFFIX}"))
     }
 }

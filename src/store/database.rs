@@ -11,7 +11,7 @@ use super::format::{self, Damage};
 use super::patience::{Patience, PatientStorage};
 use super::recovery::{Recovered, Recovery};
 use super::{Snapshots, StoreError, StoreOptions};
-use crate::types::NodeAddr;
+use crate::types::{NodeAddr, ParseError};
 
 /// `seq -> round`. New rounds go to the right edge of the tree, whatever peers they are for.
 pub(super) const ROUNDS: TableDefinition<u64, &[u8]> = TableDefinition::new("rounds");
@@ -45,24 +45,57 @@ pub(super) fn open(
 ) -> Result<(Database, PathBuf), StoreError> {
     files::create_dir(disk.as_ref(), &options.log_dir)?;
     files::create_dir(disk.as_ref(), &options.snapshot_dir)?;
-    let path = options.log_dir.join(FILE_NAME);
+    let path = path_in(&options.log_dir);
     let mut builder = Database::builder();
     builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(true);
     let storage = disk.open_storage(&path).map_err(StoreError::io(&path, "open"))?;
     let storage = PatientStorage::new(storage, Arc::clone(patience));
     let database = builder.create_with_backend(storage).map_err(StoreError::database(&path))?;
-    if is_new(&database, &path)? {
-        refuse_lost_log(disk.as_ref(), options)?;
-        initialize(&database, &options.node).map_err(StoreError::database(&path))?;
-        files::sync_dir(disk.as_ref(), &options.log_dir)?;
-    } else {
-        check_identity(&database, &path, options)?;
+    match read_node(&database, &path)? {
+        None => {
+            refuse_lost_log(disk.as_ref(), options)?;
+            initialize(&database, &options.node).map_err(StoreError::database(&path))?;
+            files::sync_dir(disk.as_ref(), &options.log_dir)?;
+        }
+        Some(found) => check_node(&options.log_dir, found.to_string(), &options.node)?,
     }
-    match read_owner(disk.as_ref(), &options.snapshot_dir)? {
-        None => write_owner(disk, options)?,
-        Some(found) => check_node(&options.snapshot_dir, found, &options.node)?,
+    check_owner(disk.as_ref(), &options.snapshot_dir, &options.node)?;
+    if read_owner(disk.as_ref(), &options.snapshot_dir)?.is_none() {
+        write_owner(disk, options)?;
     }
     Ok((database, path))
+}
+
+/// Where the database is.
+pub(super) fn path_in(log_dir: &Path) -> PathBuf {
+    log_dir.join(FILE_NAME)
+}
+
+/// Whose the database is; none when nothing was ever kept in it. It must be of the one format that is known.
+pub(super) fn read_node(database: &Database, path: &Path) -> Result<Option<NodeAddr>, StoreError> {
+    if is_new(database, path)? {
+        return Ok(None);
+    }
+    let version = read_meta(database, path, META_VERSION)?;
+    let version: [u8; 4] =
+        version.try_into().map_err(|_| StoreError::corrupt(path, "its version is not a number of 4 bytes"))?;
+    let found = u32::from_le_bytes(version);
+    if found != VERSION {
+        return Err(StoreError::UnknownVersion { path: path.to_owned(), found, supported: VERSION });
+    }
+    let node = read_meta(database, path, META_NODE)?;
+    let node = String::from_utf8_lossy(&node).parse();
+    node.map(Some).map_err(|error: ParseError| StoreError::corrupt(path, format!("whose it is: {error}")))
+}
+
+/// Whether a node has used the folder for its snapshots.
+pub(super) fn has_snapshots(disk: &dyn Disk, snapshot_dir: &Path) -> Result<bool, StoreError> {
+    Ok(read_owner(disk, snapshot_dir)?.is_some() || Snapshots::any(disk, snapshot_dir)?)
+}
+
+/// The snapshot folder must be this node's, if it says whose it is.
+pub(super) fn check_owner(disk: &dyn Disk, snapshot_dir: &Path, node: &NodeAddr) -> Result<(), StoreError> {
+    read_owner(disk, snapshot_dir)?.map_or(Ok(()), |found| check_node(snapshot_dir, found, node))
 }
 
 /// Whether nothing was ever kept in the database. A database with other tables is somebody else's.
@@ -94,24 +127,11 @@ fn initialize(database: &Database, node: &NodeAddr) -> Result<(), redb::Error> {
 
 /// A node without a log must not take over a snapshot folder in use: it would clear it.
 fn refuse_lost_log(disk: &dyn Disk, options: &StoreOptions) -> Result<(), StoreError> {
-    if let Some(found) = read_owner(disk, &options.snapshot_dir)? {
-        check_node(&options.snapshot_dir, found, &options.node)?;
-    } else if !Snapshots::any(disk, &options.snapshot_dir)? {
+    check_owner(disk, &options.snapshot_dir, &options.node)?;
+    if !has_snapshots(disk, &options.snapshot_dir)? {
         return Ok(());
     }
     Err(StoreError::LogMissing { log_dir: options.log_dir.clone(), snapshot_dir: options.snapshot_dir.clone() })
-}
-
-fn check_identity(database: &Database, path: &Path, options: &StoreOptions) -> Result<(), StoreError> {
-    let version = read_meta(database, path, META_VERSION)?;
-    let version: [u8; 4] =
-        version.try_into().map_err(|_| StoreError::corrupt(path, "its version is not a number of 4 bytes"))?;
-    let found = u32::from_le_bytes(version);
-    if found != VERSION {
-        return Err(StoreError::UnknownVersion { path: path.to_owned(), found, supported: VERSION });
-    }
-    let node = String::from_utf8_lossy(&read_meta(database, path, META_NODE)?).into_owned();
-    check_node(&options.log_dir, node, &options.node)
 }
 
 fn read_meta(database: &Database, path: &Path, name: &str) -> Result<Vec<u8>, StoreError> {

@@ -9,8 +9,8 @@ use crate::types::{Digest, Incarnation, Index, LogPosition, NodeAddr};
 /// Why the store could not do what it was asked.
 ///
 /// * The operator acts on [`InUse`](Self::InUse), [`OtherNode`](Self::OtherNode),
-///   [`UnknownVersion`](Self::UnknownVersion), [`LogMissing`](Self::LogMissing) and [`DiskFull`](Self::DiskFull):
-///   nothing was changed.
+///   [`UnknownVersion`](Self::UnknownVersion), [`LogMissing`](Self::LogMissing),
+///   [`NothingThere`](Self::NothingThere) and [`DiskFull`](Self::DiskFull): nothing was changed.
 /// * The disk is to blame for [`Io`](Self::Io), [`Database`](Self::Database), [`Corrupt`](Self::Corrupt),
 ///   [`CorruptRound`](Self::CorruptRound) and [`SnapshotMissing`](Self::SnapshotMissing). When the sink gets one of
 ///   them the node must stop: whether its last writes are durable is unknown.
@@ -64,6 +64,12 @@ pub enum StoreError {
     DiskFull {
         /// The file that found none.
         path: PathBuf,
+    },
+    /// There is nothing of a node in the folder.
+    #[error("{} holds no data of a node: give the log_dir of one", dir.display())]
+    NothingThere {
+        /// The folder.
+        dir: PathBuf,
     },
     /// A file or folder could not be used.
     #[error("cannot {action} {}: {source}", path.display())]

@@ -2,25 +2,32 @@
 //!
 //! [`Store`] is the handle. A write goes into the queue (`queue`); the writer thread (`writer`) hands all that waits to
 //! the [`Journal`] (`rounds`), which makes a *round* of it and commits that as one row with one sync; then the thread
-//! tells the [`DurableSink`]. A row per round, rather than one per entry, keeps a commit at the right edge of one tree however many peers are in it. Where entries are is kept in
-//! memory (`index`) and rebuilt on open (`recovery`) from the bytes of the rounds (`format`). Old rounds are deleted in
-//! batches by the writer, which moves what is still live in them into its next round in the same transaction; so a
-//! peer that rarely writes holds nobody back. Readers use `view`, which changes with each commit.
+//! tells the [`DurableSink`]. A row per round, rather than one per entry, keeps a commit at the right edge of one tree
+//! however many peers are in it. Where entries are is kept in memory (`index`) and rebuilt on open (`recovery`) from
+//! the bytes of the rounds (`format`). Old rounds are deleted in batches by the writer, which moves what is still live in
+//! them into its next round in the same transaction; so a peer that rarely writes holds nobody back. Readers use
+//! `view`, which changes with each commit.
 //!
 //! [`Snapshots`] and [`Components`] are files that appear whole or not at all. A snapshot becomes its peer's once a
-//! write refers to it; files that no peer refers to are removed on open. All of this reaches a disk through [`Disk`].
+//! write refers to it; files that no peer refers to are removed on open, but for those in the `archive`. All of this
+//! reaches a disk through [`Disk`].
 //!
 //! ```text
 //! log_dir/log.redb                                     meta: version, node; rounds: seq -> round
 //! log_dir/components/<digest>.wasm
 //! snapshot_dir/node                                    whose folder it is
 //! snapshot_dir/<incarnation>/<index>-<term>.snap
+//! snapshot_dir/archive/<cluster>/<incarnation>/<index>-<term>.snap
 //! ```
 //!
 //! Everything read is checked against a checksum; what fails is an error that names the file, never a fresh start.
 //! An error of the disk while a round is written stops the writer: nothing after it is acknowledged, and what became
 //! of that round only the next open can tell. A full disk is no such error: the writer waits for room (`patience`).
+//!
+//! [`StoreCheck`] and [`StoredLog`] look at the files of a node that does not run, and write nothing (`overlay`).
 
+mod archive;
+mod check;
 mod components;
 mod database;
 mod disk;
@@ -28,6 +35,8 @@ mod error;
 mod files;
 mod format;
 mod index;
+mod look;
+mod overlay;
 mod patience;
 mod queue;
 mod recovery;
@@ -44,10 +53,12 @@ use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 
+pub use check::{CheckedLog, CheckedPeer, CheckedSnapshot, DamagedFile, SnapshotRole, StoreCheck};
 pub use components::Components;
 pub use disk::{Disk, DiskFile, SystemDisk};
 pub use error::StoreError;
 pub use index::PurgeLimits;
+pub use look::StoredLog;
 pub use patience::DiskSpace;
 pub use queue::{MAX_QUEUED_BYTES, Operation};
 pub use rounds::Journal;
@@ -75,6 +86,8 @@ pub struct StoreOptions {
     /// The size of a round in bytes, by [`Entry::size_bytes`]: more than that is split over several rounds. A single
     /// write may exceed it, and what a purge moves comes on top.
     pub max_segment_bytes: usize,
+    /// How many snapshots of each peer the archive is to hold; with 0 nothing is archived.
+    pub snapshot_backup_count: usize,
 }
 
 impl StoreOptions {

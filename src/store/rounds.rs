@@ -80,7 +80,8 @@ impl Journal {
         let stored = stored_peers(&peers);
         let snapshot_of = |peer: &StoredPeer| Some((peer.incarnation, peer.restored.snapshot.as_ref()?.position));
         let referenced: Vec<(Incarnation, LogPosition)> = stored.iter().filter_map(snapshot_of).collect();
-        let snapshots = Snapshots::open_dir(Arc::clone(&disk), &options.snapshot_dir, &referenced)?;
+        let snapshots =
+            Snapshots::open_dir(Arc::clone(&disk), &options.snapshot_dir, &referenced, options.snapshot_backup_count)?;
         let components = Components::open(Arc::clone(&disk), &options.log_dir)?;
         let view = Arc::new(View::new(path.clone(), latest(&database, &path)?, groups));
         let since_purge = (0, 0);
@@ -283,7 +284,8 @@ impl Journal {
     }
 }
 
-fn stored_peers(peers: &BTreeMap<Incarnation, Peer>) -> Vec<StoredPeer> {
+/// The peers as those who open the store get them.
+pub(super) fn stored_peers(peers: &BTreeMap<Incarnation, Peer>) -> Vec<StoredPeer> {
     let stored = |(&incarnation, peer): (&Incarnation, &Peer)| StoredPeer {
         incarnation,
         record: peer.record.clone(),

@@ -19,14 +19,15 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::archive::Archive;
 use super::disk::{Disk, DiskFile};
 use super::files::{self, Draft};
 use crate::codec;
 use crate::raft::SnapshotMeta;
-use crate::types::{ClusterId, Incarnation, Index, LogPosition, Term};
+use crate::types::{ClusterId, Digest, Incarnation, Index, LogPosition, Term};
 
 const MAGIC: [u8; 8] = *b"zraftsnp";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const SUFFIX: &str = ".snap";
 
 /// The most data in a block, in bytes.
@@ -37,9 +38,13 @@ pub const MAX_BLOCK_BYTES: usize = 256 << 10;
 pub struct SnapshotHeader {
     /// The cluster whose state it is.
     pub cluster: ClusterId,
-    /// What Raft needs to go on from it.
+    /// What Raft needs to go on from it: index, term and membership.
     pub meta: SnapshotMeta,
-    /// The machine's own part, opaque here.
+    /// The digest of the backend whose state it is.
+    pub backend: Digest,
+    /// The hash chain at its index.
+    pub chain: Digest,
+    /// The rest of the machine's part, opaque here.
     pub host: Bytes,
 }
 
@@ -59,16 +64,20 @@ pub struct SnapshotFile {
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
     root: Arc<Path>,
+    archive: Archive,
 }
 
 impl Snapshots {
-    /// Opens the folder: what the log refers to must be there, and all else goes.
+    /// Opens the folder: what the log refers to must be there, and goes to the archive if a crash kept it from there;
+    /// all else goes. The archive is to hold `archive_count` snapshots of each peer.
     pub(super) fn open_dir(
         disk: Arc<dyn Disk>,
         root: &Path,
         referenced: &[(Incarnation, LogPosition)],
+        archive_count: usize,
     ) -> Result<Self, StoreError> {
-        let snapshots = Self { disk, root: root.into() };
+        let archive = Archive::open(Arc::clone(&disk), root, archive_count)?;
+        let snapshots = Self { disk, root: root.into(), archive };
         let disk = snapshots.disk.as_ref();
         for (incarnation, position) in referenced {
             snapshots.open(*incarnation, *position)?;
@@ -76,11 +85,17 @@ impl Snapshots {
         let kept: BTreeMap<String, String> =
             referenced.iter().map(|(peer, position)| (folder_name(*peer), file_name(*position))).collect();
         files::remove_files(disk, root, files::is_temporary)?;
-        for folder in files::names(disk, root)?.iter().filter(|name| is_folder_name(name)) {
+        for folder in files::names(disk, root)?.iter().filter(|name| parse_folder_name(name).is_some()) {
             let dir = root.join(folder);
             match kept.get(folder) {
                 Some(kept) => files::remove_files(disk, &dir, |name| is_ours(name) && name != kept)?,
                 None => remove_folder(disk, &dir)?,
+            }
+        }
+        for (incarnation, position) in referenced {
+            // The node can do without.
+            if let Err(error) = snapshots.archive(*incarnation, *position) {
+                tracing::warn!(%incarnation, %error, "a snapshot could not be archived");
             }
         }
         Ok(snapshots)
@@ -88,7 +103,7 @@ impl Snapshots {
 
     /// Whether there is the folder of any peer.
     pub(super) fn any(disk: &dyn Disk, root: &Path) -> Result<bool, StoreError> {
-        Ok(files::names(disk, root)?.iter().any(|name| is_folder_name(name)))
+        Ok(files::names(disk, root)?.iter().any(|name| parse_folder_name(name).is_some()))
     }
 
     /// Starts a snapshot of the peer.
@@ -118,9 +133,7 @@ impl Snapshots {
     /// # Errors
     /// [`StoreError::SnapshotMissing`], [`StoreError::Corrupt`], [`StoreError::UnknownVersion`], [`StoreError::Io`].
     pub fn open(&self, incarnation: Incarnation, position: LogPosition) -> Result<SnapshotReader, StoreError> {
-        let path = self.path(incarnation, position);
-        let file = self.disk.open(&path).map_err(missing_or_io(&path))?;
-        SnapshotReader::new(file, &path, position)
+        SnapshotReader::open(self.disk.as_ref(), &self.path(incarnation, position), position)
     }
 
     /// Opens a snapshot of the peer to be sent as it is; the receiver checks it. Returns the file, which is one of this
@@ -148,6 +161,16 @@ impl Snapshots {
     ) -> Result<SnapshotReceiver, StoreError> {
         let draft = self.draft(incarnation, expected)?;
         Ok(SnapshotReceiver { draft, position: expected, size_bytes, received_bytes: 0 })
+    }
+
+    /// Copies a snapshot of the peer to the archive, if the node keeps one, and makes room there for it. Call it once the
+    /// write that refers to the snapshot is durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when the snapshot or its copy is not whole, [`StoreError::SnapshotMissing`],
+    /// [`StoreError::Io`]. The archive then holds what it held.
+    pub fn archive(&self, incarnation: Incarnation, position: LogPosition) -> Result<(), StoreError> {
+        self.archive.keep(incarnation, position, &self.path(incarnation, position))
     }
 
     /// Removes the peer's snapshots that come before one. Call it once the write that refers to that one is durable.
@@ -187,7 +210,7 @@ impl Snapshots {
     }
 
     fn path(&self, incarnation: Incarnation, position: LogPosition) -> PathBuf {
-        self.folder(incarnation).join(file_name(position))
+        path_in(&self.root, incarnation, position)
     }
 }
 
@@ -266,7 +289,13 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    fn new(mut file: Box<dyn DiskFile>, path: &Path, position: LogPosition) -> Result<Self, StoreError> {
+    /// Opens the file, which must be the snapshot at `position`.
+    pub(super) fn open(disk: &dyn Disk, path: &Path, position: LogPosition) -> Result<Self, StoreError> {
+        let file = disk.open(path).map_err(missing_or_io(path))?;
+        Self::new(file, path, position)
+    }
+
+    pub(super) fn new(mut file: Box<dyn DiskFile>, path: &Path, position: LogPosition) -> Result<Self, StoreError> {
         let mut left_bytes = file.size_bytes().map_err(StoreError::io(path, "measure"))?;
         let start = read_bytes(file.as_mut(), &mut left_bytes, 16, path)?;
         let (magic, numbers) = start.split_at(MAGIC.len());
@@ -323,6 +352,12 @@ impl SnapshotReader {
         }
         self.totals.add(data.len());
         Ok(Some(data.into()))
+    }
+
+    /// Reads and checks the rest of it.
+    pub(super) fn verify(mut self) -> Result<(), StoreError> {
+        while self.next()?.is_some() {}
+        Ok(())
     }
 
     fn end(&mut self, totals: &[u8]) -> Result<Option<Bytes>, StoreError> {
@@ -383,9 +418,7 @@ impl SnapshotReceiver {
     }
 
     fn verify(&self) -> Result<(), StoreError> {
-        let mut reader = SnapshotReader::new(self.draft.reopen()?, self.draft.target(), self.position)?;
-        while reader.next()?.is_some() {}
-        Ok(())
+        SnapshotReader::new(self.draft.reopen()?, self.draft.target(), self.position)?.verify()
     }
 
     fn wrong_size(&self) -> StoreError {
@@ -448,20 +481,28 @@ fn missing_or_io(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     }
 }
 
-fn folder_name(incarnation: Incarnation) -> String {
+/// Where a peer's own snapshot is.
+pub(super) fn path_in(root: &Path, incarnation: Incarnation, position: LogPosition) -> PathBuf {
+    root.join(folder_name(incarnation)).join(file_name(position))
+}
+
+/// The name of a peer's folder.
+pub(super) fn folder_name(incarnation: Incarnation) -> String {
     format!("{:016x}", incarnation.0)
 }
 
-fn is_folder_name(name: &str) -> bool {
-    u64::from_str_radix(name, 16).is_ok_and(|number| folder_name(Incarnation(number)) == name)
+/// Whose folder it is, if its name is one that is given here.
+pub(super) fn parse_folder_name(name: &str) -> Option<Incarnation> {
+    let incarnation = Incarnation(u64::from_str_radix(name, 16).ok()?);
+    (folder_name(incarnation) == name).then_some(incarnation)
 }
 
-fn file_name(position: LogPosition) -> String {
+pub(super) fn file_name(position: LogPosition) -> String {
     format!("{}-{}{SUFFIX}", position.index, position.term)
 }
 
-/// Whose snapshot a file is, if its name is one that is given here.
-fn position_of(name: &str) -> Option<LogPosition> {
+/// Which snapshot a file is, if its name is one that is given here.
+pub(super) fn position_of(name: &str) -> Option<LogPosition> {
     let (index, term) = name.strip_suffix(SUFFIX)?.split_once('-')?;
     let position = LogPosition::new(Term(term.parse().ok()?), Index(index.parse().ok()?));
     (file_name(position) == name).then_some(position)

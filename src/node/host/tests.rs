@@ -48,6 +48,7 @@ impl Bench {
             node: "127.0.0.1:7400".parse().unwrap(),
             cache_bytes: 1 << 20,
             max_segment_bytes: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
+            snapshot_backup_count: 0,
         };
         let (store, _) = Store::open(options, Box::new(Sink(sender))).unwrap();
         let component = Digest::of(HOSTILE);

@@ -8,7 +8,7 @@ use redb::{Database, ReadableTable, TableDefinition};
 use super::super::database::ROUNDS;
 use super::*;
 
-fn log_path(dir: &TempDir) -> PathBuf {
+pub(super) fn log_path(dir: &TempDir) -> PathBuf {
     options(dir).log_dir.join("log.redb")
 }
 
@@ -83,7 +83,7 @@ fn what_is_not_a_log_is_refused() {
 }
 
 /// Changes a table through the database, as no damage of the disk would.
-fn edit<K: redb::Key>(
+pub(super) fn edit<K: redb::Key>(
     dir: &TempDir,
     table: TableDefinition<K, &'static [u8]>,
     change: impl Fn(&mut redb::Table<'_, K, &'static [u8]>),
@@ -166,4 +166,83 @@ fn flipped_bits_in_the_file_never_change_what_is_restored() {
     }
     // The rest fell on pages that are free.
     assert!(refused > 0);
+}
+
+/// What an operator reads: the file, what is wrong with it, and what to do.
+#[test]
+fn refusals_name_the_file_the_reason_and_the_way_out() {
+    let dir = sample();
+    let (log, options) = (log_path(&dir).display().to_string(), options(&dir));
+    let sound = fs::read(log_path(&dir)).unwrap();
+    let refused = |options: StoreOptions| try_open(options).err().unwrap().to_string();
+    let change_round = |at: usize| {
+        edit(&dir, ROUNDS, |rounds| {
+            let mut round = rounds.get(9).unwrap().unwrap().value().to_vec();
+            round[at] ^= 2;
+            rounds.insert(9, round.as_slice()).unwrap();
+        });
+        let message = refused(options.clone());
+        fs::write(log_path(&dir), &sound).unwrap();
+        message
+    };
+    assert_eq!(
+        change_round(40),
+        format!(
+            "{log} is damaged in round 9: its checksum does not match; restore the file, or replace this node's peers \
+             by a membership change"
+        )
+    );
+    assert_eq!(
+        change_round(0),
+        format!("{log} has format version 3, this release reads 1: use the release that wrote it")
+    );
+
+    let theirs = StoreOptions { node: "127.0.0.1:7401".parse().unwrap(), ..options.clone() };
+    let (log_dir, snapshot_dir) = (options.log_dir.display(), options.snapshot_dir.display());
+    let belongs = "belongs to node 127.0.0.1:7400, this is 127.0.0.1:7401: give each node a folder of its own";
+    assert_eq!(refused(theirs.clone()), format!("{log_dir} {belongs}"));
+    assert_eq!(
+        refused(StoreOptions { log_dir: dir.path().join("new"), ..theirs }),
+        format!("{snapshot_dir} {belongs}")
+    );
+
+    let store = try_open(options.clone()).unwrap();
+    assert_eq!(
+        refused(options.clone()),
+        format!("{log} is in use by another node: stop that one, or give this one a log_dir of its own")
+    );
+
+    let file = make_snapshot(&store.snapshots(), Incarnation(1), snapshot_meta(1, 3), 100);
+    let path = file.path.display();
+    let read = || -> Result<(), StoreError> {
+        let mut reader = store.snapshots().open(Incarnation(1), file.position)?;
+        while reader.next()?.is_some() {}
+        Ok(())
+    };
+    let sound = fs::read(&file.path).unwrap();
+    let change_snapshot = |at: usize| {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 1;
+        fs::write(&file.path, damaged).unwrap();
+        read().unwrap_err().to_string()
+    };
+    let way_out = "restore it, or replace this node's peers by a membership change";
+    assert_eq!(
+        change_snapshot(sound.len() - 50),
+        format!("{path} is damaged: the checksum of a block does not match; {way_out}")
+    );
+    assert_eq!(change_snapshot(30), format!("{path} is damaged: the checksum of its header does not match; {way_out}"));
+    assert_eq!(
+        change_snapshot(8),
+        format!("{path} has format version 3, this release reads 2: use the release that wrote it")
+    );
+
+    let (components, digest) = (store.components(), Digest::of(b"component"));
+    components.put(digest, b"component").unwrap();
+    let path = Components::path_in(&options.log_dir, digest);
+    fs::write(&path, b"c0mponent").unwrap();
+    assert_eq!(
+        components.get(digest).unwrap_err().to_string(),
+        format!("{} is damaged: its digest is {}; {way_out}", path.display(), Digest::of(b"c0mponent"))
+    );
 }

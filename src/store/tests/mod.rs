@@ -1,5 +1,7 @@
 //! Tests of the whole store over real files.
 
+mod archive;
+mod check;
 mod damage;
 mod purge;
 mod replay;
@@ -57,6 +59,7 @@ fn options(dir: &TempDir) -> StoreOptions {
         node: NODE.parse().unwrap(),
         cache_bytes: 16 << 20,
         max_segment_bytes: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
+        snapshot_backup_count: 0,
     }
 }
 
@@ -161,10 +164,14 @@ fn snapshot_meta(term: u64, index: u64) -> SnapshotMeta {
     SnapshotMeta { position, time_ms: 1_000 + index, configuration: configuration(1) }
 }
 
+fn header(meta: SnapshotMeta) -> SnapshotHeader {
+    let (backend, chain) = (Digest::of(b"backend"), Digest::of(b"chain"));
+    SnapshotHeader { cluster: ClusterId(7), meta, backend, chain, host: Bytes::from_static(b"host") }
+}
+
 /// Makes a snapshot file of `size` bytes of data.
 fn make_snapshot(snapshots: &Snapshots, peer: Incarnation, meta: SnapshotMeta, size: usize) -> SnapshotFile {
-    let header = SnapshotHeader { cluster: ClusterId(7), meta, host: Bytes::from_static(b"host") };
-    let mut writer = snapshots.create(peer, &header).unwrap();
+    let mut writer = snapshots.create(peer, &header(meta)).unwrap();
     writer.write(&pattern(size)).unwrap();
     writer.finish().unwrap()
 }

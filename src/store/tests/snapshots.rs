@@ -32,13 +32,10 @@ fn a_snapshot_is_read_as_it_was_written() {
         assert_eq!((file.position, file.size_bytes), (position(index), fs::metadata(&file.path).unwrap().len()));
         assert!(file.path.ends_with(format!("00000000000000ab/{index}-1.snap")));
         assert_eq!(read_all(&snapshots, position(index)).unwrap(), pattern(size));
-        let header = snapshots.open(PEER, position(index)).unwrap().header().clone();
-        let host = Bytes::from_static(b"host");
-        assert_eq!(header, SnapshotHeader { cluster: ClusterId(7), meta: snapshot_meta(1, index), host });
+        assert_eq!(*snapshots.open(PEER, position(index)).unwrap().header(), header(snapshot_meta(1, index)));
     }
     // Written in small pieces, it is the same file.
-    let header = SnapshotHeader { cluster: ClusterId(7), meta: snapshot_meta(1, 6), host: Bytes::new() };
-    let mut writer = snapshots.create(PEER, &header).unwrap();
+    let mut writer = snapshots.create(PEER, &header(snapshot_meta(1, 6))).unwrap();
     pattern(300_000).chunks(999).for_each(|piece| writer.write(piece).unwrap());
     writer.finish().unwrap();
     assert_eq!(read_all(&snapshots, position(6)).unwrap(), pattern(300_000));
@@ -48,8 +45,7 @@ fn a_snapshot_is_read_as_it_was_written() {
 fn an_unfinished_snapshot_leaves_nothing() {
     let bench = Bench::new();
     let snapshots = bench.store.snapshots();
-    let header = SnapshotHeader { cluster: ClusterId(7), meta: snapshot_meta(1, 6), host: Bytes::new() };
-    let mut writer = snapshots.create(PEER, &header).unwrap();
+    let mut writer = snapshots.create(PEER, &header(snapshot_meta(1, 6))).unwrap();
     writer.write(&pattern(600_000)).unwrap();
     let dir = options(&bench.dir).snapshot_dir.join("00000000000000ab");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
@@ -136,8 +132,7 @@ fn only_what_is_kept_stays() {
     let snapshots = bench.store.snapshots();
     let files: Vec<SnapshotFile> =
         (1..=4).map(|index| make_snapshot(&snapshots, PEER, snapshot_meta(1, index), 5)).collect();
-    let header = SnapshotHeader { cluster: ClusterId(7), meta: snapshot_meta(1, 5), host: Bytes::new() };
-    let writer = snapshots.create(PEER, &header).unwrap();
+    let writer = snapshots.create(PEER, &header(snapshot_meta(1, 5))).unwrap();
     snapshots.remove_before(PEER, position(2)).unwrap();
     snapshots.remove_one(PEER, position(3)).unwrap();
     assert_eq!(files.iter().map(|file| file.path.exists()).collect::<Vec<_>>(), [false, true, false, true]);

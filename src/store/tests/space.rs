@@ -168,8 +168,7 @@ fn a_store_without_room_is_closed_and_loses_nothing_acknowledged() {
 fn what_finds_no_room_says_so_and_leaves_nothing() {
     let (bench, disk, peer) = bench();
     disk.set_full(true);
-    let header = SnapshotHeader { cluster: ClusterId(7), meta: snapshot_meta(1, 1), host: Bytes::new() };
-    let refused = bench.store.snapshots().create(peer, &header).unwrap_err();
+    let refused = bench.store.snapshots().create(peer, &header(snapshot_meta(1, 1))).unwrap_err();
     assert!(matches!(refused, StoreError::DiskFull { .. }), "{refused}");
     let refused = bench.store.components().put(Digest::of(b"one"), b"one").unwrap_err();
     assert!(refused.to_string().contains("make room"), "{refused}");

@@ -21,8 +21,7 @@ pub struct Plan {
 /// A snapshot's file.
 #[derive(Clone)]
 pub struct File {
-    meta: SnapshotMeta,
-    host: Bytes,
+    head: SnapshotHead,
     chunks: Vec<Bytes>,
 }
 
@@ -183,13 +182,13 @@ impl File {
             Ok(())
         };
         machine.write_snapshot(&mut sink).expect("a list can be written");
-        Self { meta: meta.clone(), host: machine.host_part().encode(), chunks }
+        let mut head = machine.snapshot_head(meta.clone());
+        head.host = HostPart::decode(&head.host.encode()).expect("a host part as it was written");
+        Self { head, chunks }
     }
 
     fn open(&self) -> Machine {
-        let host = HostPart::decode(&self.host).expect("a host part as it was written");
         let mut chunks = self.chunks.iter().cloned();
-        let head = SnapshotHead { meta: self.meta.clone(), host };
-        Machine::restore(head, &ListFactory, &mut || Ok(chunks.next())).expect("a list can be restored")
+        Machine::restore(self.head.clone(), &ListFactory, &mut || Ok(chunks.next())).expect("a list can be restored")
     }
 }

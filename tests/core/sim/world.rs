@@ -299,9 +299,16 @@ impl Sim {
     fn deliver(&mut self) {
         let (now, hosts) = (self.now, &self.hosts);
         let is_paused = |id: &Incarnation| hosts.get(id).is_some_and(|host| host.paused_until > now);
-        let is_due = |message: &mut Travelling| message.due <= now && !is_paused(&message.envelope.to);
-        let mut due: Vec<_> = self.network.extract_if(.., is_due).collect();
-        // Whatever is due on one step comes in any order.
+        let is_due = |message: &Travelling| message.due <= now && !is_paused(&message.envelope.to);
+        // Whatever is due on one step comes in any order, so those that stay need not keep theirs.
+        let (mut due, mut at) = (Vec::new(), 0);
+        while let Some(message) = self.network.get(at) {
+            if is_due(message) {
+                due.push(self.network.swap_remove(at));
+            } else {
+                at += 1;
+            }
+        }
         while !due.is_empty() {
             let travelling = due.swap_remove(self.rng.random_range(0..due.len()));
             self.deliver_one(travelling);
