@@ -27,9 +27,12 @@ mod connection;
 mod kv;
 pub mod kv_api;
 mod light_session;
+mod peers;
+pub mod session;
 
 pub use admin::NewCluster;
 pub use connection::{CallError, Client};
 pub use kv::{CompareAndSet, Kv, KvError};
 pub use kv_api::{KvCommand, KvEntry, KvExpected, KvQuery, KvReply};
 pub use light_session::{LightSession, SessionError, SessionOptions, Written};
+pub use session::{Ending, Notice, Notices, PendingWrite, Session, SessionFailure, Watched};
