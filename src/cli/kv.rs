@@ -88,7 +88,7 @@ impl Kv {
     }
 }
 
-fn entry_as_json(entry: &KvEntry) -> Value {
+pub(super) fn entry_as_json(entry: &KvEntry) -> Value {
     json!({
         "key": bytes_as_json(&entry.key),
         "value": bytes_as_json(&entry.value),

@@ -12,6 +12,7 @@ mod output;
 mod serve;
 mod store;
 mod units;
+mod session;
 
 use std::process::ExitCode;
 
@@ -52,6 +53,8 @@ enum Command {
     Write(data::Write),
     /// Have a cluster answer a query.
     Query(data::Query),
+    /// Open a session and type into it: writes that run once, ephemeral data, triggers.
+    Session(session::Session),
     /// Use a cluster of the bundled key-value backend.
     #[command(subcommand)]
     Kv(kv::Kv),
@@ -73,6 +76,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Status(status) => status.run(output),
         Command::Write(write) => write.run(output),
         Command::Query(query) => query.run(output),
+        Command::Session(session) => session.run(output),
         Command::Kv(kv) => kv.run(output),
         Command::Store(store) => store.run(output),
     };

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::client::{CallError, KvError, SessionError};
+use crate::client::{CallError, KvError, SessionError, SessionFailure};
 use crate::node::{ConfigError, NodeError};
 use crate::transport::{TlsError, TransportError};
 
@@ -19,6 +19,11 @@ pub(super) struct Output {
 impl Output {
     pub(super) fn new(is_json: bool) -> Self {
         Self { is_json }
+    }
+
+    /// Whether results are for programs.
+    pub(super) fn is_json(self) -> bool {
+        self.is_json
     }
 
     /// Prints a result in the form wanted.
@@ -67,6 +72,7 @@ pub(super) fn bytes_as_json(bytes: &[u8]) -> Value {
 pub(super) struct Failure {
     code: u8,
     message: String,
+    is_shown: bool,
 }
 
 impl Failure {
@@ -76,27 +82,39 @@ impl Failure {
     const UNREACHABLE: u8 = 4;
     const ABSENT: u8 = 5;
 
+    fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), is_shown: false }
+    }
+
     /// It failed, and nothing was changed.
     pub(super) fn failed(message: impl Into<String>) -> Self {
-        Self { code: Self::FAILED, message: message.into() }
+        Self::new(Self::FAILED, message)
     }
 
     /// The person who typed the command can mend it.
     pub(super) fn usage(message: impl Into<String>) -> Self {
-        Self { code: Self::USAGE, message: message.into() }
+        Self::new(Self::USAGE, message)
     }
 
     /// What was asked for is not there.
     pub(super) fn absent(message: impl Into<String>) -> Self {
-        Self { code: Self::ABSENT, message: message.into() }
+        Self::new(Self::ABSENT, message)
     }
 
-    pub(super) fn report(self, output: Output) -> ExitCode {
+    pub(super) fn report(mut self, output: Output) -> ExitCode {
+        self.show(output);
+        ExitCode::from(self.code)
+    }
+
+    /// Says it, once.
+    pub(super) fn show(&mut self, output: Output) {
+        if std::mem::replace(&mut self.is_shown, true) {
+            return;
+        }
         if output.is_json {
             print_line(json!({ "error": self.message, "exit_code": self.code }));
         }
         let _ = writeln!(std::io::stderr().lock(), "error: {}", self.message);
-        ExitCode::from(self.code)
     }
 }
 
@@ -108,7 +126,26 @@ impl From<SessionError> for Failure {
             SessionError::Unknown(_) => Self::UNKNOWN,
             SessionError::AllFailed(_) | SessionError::Timeout { .. } | SessionError::Call(_) => Self::UNREACHABLE,
         };
-        Self { code, message: error.to_string() }
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<SessionFailure> for Failure {
+    fn from(failure: SessionFailure) -> Self {
+        let code = match &failure {
+            SessionFailure::Refused(_)
+            | SessionFailure::Ended(_)
+            | SessionFailure::NotRun(_)
+            | SessionFailure::TooManyTriggers
+            | SessionFailure::Failed(_) => Self::FAILED,
+            SessionFailure::TooLarge { .. } | SessionFailure::NoPeers => Self::USAGE,
+            SessionFailure::Unanswered { .. }
+            | SessionFailure::Unknown(_)
+            | SessionFailure::ReplyLost
+            | SessionFailure::Dropped => Self::UNKNOWN,
+            SessionFailure::Timeout { .. } | SessionFailure::AllFailed(_) => Self::UNREACHABLE,
+        };
+        Self::new(code, failure.to_string())
     }
 }
 
@@ -116,6 +153,7 @@ impl From<KvError> for Failure {
     fn from(error: KvError) -> Self {
         match error {
             KvError::Session(error) => error.into(),
+            KvError::InSession(failure) => failure.into(),
             KvError::Malformed(_) | KvError::Mismatched => Self::failed(error.to_string()),
         }
     }
@@ -123,7 +161,7 @@ impl From<KvError> for Failure {
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
-        Self { code: Self::UNREACHABLE, message: error.to_string() }
+        Self::new(Self::UNREACHABLE, error.to_string())
     }
 }
 

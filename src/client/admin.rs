@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::client::{CallError, Client, SessionError};
-use crate::protocol::{CreateCluster, NodeStatus, Reply, Request};
+use crate::protocol::{CreateCluster, NodeStatus, Reply, Request, RequestError};
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, NodeAddr, PeerId};
 
@@ -60,5 +60,16 @@ impl Client {
             Reply::Status(status) => Ok(status),
             _ => Err(CallError::Mismatched { node: node.clone() }),
         }
+    }
+
+    /// The peers of a cluster, as one of them knows them.
+    ///
+    /// # Errors
+    /// [`SessionError::Call`] when its node gives no answer, [`SessionError::Failed`] when there is no such peer on it.
+    pub async fn members(&self, peer: &PeerId) -> Result<Vec<PeerId>, SessionError> {
+        let status = self.status(peer.node()).await.map_err(SessionError::Call)?;
+        let found = status.peers.into_iter().find(|status| status.peer.name() == peer.name());
+        let no_such_peer = || RequestError::NoSuchPeer { name: peer.name().to_owned(), node: peer.node().clone() };
+        Ok(found.ok_or_else(|| SessionError::Failed(no_such_peer()))?.members)
     }
 }

@@ -121,6 +121,16 @@ impl Client {
         }
     }
 
+    /// Opens a stream that begins with a request and goes on in both directions.
+    pub(super) async fn open(
+        &self,
+        node: &NodeAddr,
+        request: &Request,
+    ) -> Result<(FrameWriter, FrameReader), CallError> {
+        let connection = self.connection(node, Self::CONNECT_TIMEOUT).await?;
+        begin(&connection, request).await.map_err(|source| CallError::Lost { node: node.clone(), source })
+    }
+
     async fn connection(&self, node: &NodeAddr, timeout: Duration) -> Result<Connection, CallError> {
         let slot = self.slot(node);
         let connect = slot.get_or_try_init(|| self.inner.endpoint.connect(node, Protocol::Client));
@@ -153,15 +163,19 @@ impl Client {
 }
 
 async fn exchange(connection: &Connection, request: &Request, body: &Bytes) -> Result<Bytes, FrameError> {
-    let (send, recv) = connection.open_bi().await?;
-    let mut writer = FrameWriter::new(send, MAX_FRAME_BYTES);
-    writer.write(&codec::encode(request)).await?;
+    let (mut writer, mut reader) = begin(connection, request).await?;
     for chunk in body.chunks(BODY_CHUNK_BYTES) {
         writer.write(chunk).await?;
     }
     writer.finish();
-    let mut reader = FrameReader::new(recv, MAX_FRAME_BYTES);
     reader.next().await?.ok_or(FrameError::Finished)
+}
+
+async fn begin(connection: &Connection, request: &Request) -> Result<(FrameWriter, FrameReader), FrameError> {
+    let (send, recv) = connection.open_bi().await?;
+    let mut writer = FrameWriter::new(send, MAX_FRAME_BYTES);
+    writer.write(&codec::encode(request)).await?;
+    Ok((writer, FrameReader::new(recv, MAX_FRAME_BYTES)))
 }
 
 /// Bytes of a body in one frame.

@@ -1,7 +1,7 @@
 //! The bundled key-value backend, typed.
 
 use crate::client::kv_api::{KvExpected, prefix_end};
-use crate::client::{KvCommand, KvEntry, KvQuery, KvReply, LightSession, SessionError};
+use crate::client::{KvCommand, KvEntry, KvQuery, KvReply, LightSession, SessionError, SessionFailure};
 use crate::codec::{self, DecodeError};
 use crate::types::Index;
 
@@ -16,6 +16,9 @@ pub enum KvError {
     /// The call failed, or the backend refused it.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The call on a [`KvSession`](crate::client::KvSession) failed, or the backend refused it.
+    #[error(transparent)]
+    InSession(#[from] SessionFailure),
     /// The backend answered what no key-value store answers.
     #[error("the answer is not one of a kv backend; does the cluster run another? ({0})")]
     Malformed(#[from] DecodeError),

@@ -1,12 +1,12 @@
 //! A light session: follows the leader, passes over failed peers, and keeps nothing on the servers.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::client::peers::Peers;
 use crate::client::{CallError, Client};
 use crate::protocol::{Reply, Request, RequestError};
 use crate::types::{Index, PeerId};
@@ -46,16 +46,7 @@ impl Default for SessionOptions {
 pub struct LightSession {
     client: Client,
     options: SessionOptions,
-    state: Mutex<State>,
-}
-
-struct State {
-    peers: Vec<PeerId>,
-    options: SessionOptions,
-    leader: Option<PeerId>,
-    failed_at: HashMap<PeerId, Instant>,
-    /// Where the search for a peer goes on.
-    next: usize,
+    peers: Mutex<Peers>,
 }
 
 /// A write that was applied.
@@ -118,11 +109,19 @@ impl LightSession {
         Self::with_options(client, peers, SessionOptions::default())
     }
 
+    /// A session with the cluster of one peer, which is asked for the others.
+    ///
+    /// # Errors
+    /// [`SessionError::Call`] when its node gives no answer, [`SessionError::Failed`] when there is no such peer on it.
+    pub async fn connect(client: Client, peer: &PeerId) -> Result<Self, SessionError> {
+        let members = client.members(peer).await?;
+        Ok(Self::new(client, members))
+    }
+
     /// A session with other timeouts.
     #[must_use]
     pub fn with_options(client: Client, peers: Vec<PeerId>, options: SessionOptions) -> Self {
-        let state = State { peers, options, leader: None, failed_at: HashMap::new(), next: 0 };
-        Self { client, options, state: Mutex::new(state) }
+        Self { client, options, peers: Mutex::new(Peers::new(peers, options)) }
     }
 
     /// Has the cluster apply a command, once.
@@ -161,7 +160,7 @@ impl LightSession {
     /// The leader, as far as known.
     #[must_use]
     pub fn leader(&self) -> Option<PeerId> {
-        self.state().leader.clone()
+        self.peers().leader().cloned()
     }
 
     /// Tries peer after peer until one has answered, or time is up.
@@ -185,7 +184,7 @@ impl LightSession {
                     reason
                 }
             };
-            if self.state().all_failed(&attempts) {
+            if self.peers().all_failed(&attempts) {
                 return Err(SessionError::AllFailed(attempts));
             }
             if Instant::now() >= deadline {
@@ -193,7 +192,7 @@ impl LightSession {
             }
             // Peers may each take another for the leader: nobody is asked over and over without a pause.
             rounds += 1;
-            if rounds % self.state().peers.len() == 0 {
+            if rounds % self.peers().len() == 0 {
                 tokio::time::sleep(self.options.retry_pause).await;
             }
         }
@@ -202,12 +201,12 @@ impl LightSession {
     /// The peer to try next. One whose connection has just been lost is dialed again only after the others: it may
     /// be gone.
     fn choose(&self) -> Option<PeerId> {
-        let peer = self.state().choose()?;
+        let peer = self.peers().choose()?;
         if !self.client.has_lost(peer.node()) {
             return Some(peer);
         }
-        self.state().failed(&peer);
-        self.state().choose()
+        self.peers().failed(&peer);
+        self.peers().choose()
     }
 
     /// Takes in what an attempt led to: an answer, a final error, or what to do next.
@@ -225,11 +224,11 @@ impl LightSession {
             }
             Ok(Reply::Failed(error)) => self.judge_refusal(peer, error, is_write).map(Err),
             Ok(reply) => {
-                self.state().succeeded(peer, is_write);
+                self.peers().succeeded(peer, is_write);
                 Ok(Ok(reply))
             }
             Err(error) if is_write && error.may_have_arrived() => {
-                self.state().failed(peer);
+                self.peers().failed(peer);
                 Err(SessionError::Unknown(error.to_string()))
             }
             Err(error) => Ok(Err(self.pass_over(peer, error, attempts))),
@@ -238,7 +237,7 @@ impl LightSession {
 
     /// A peer has failed and nothing was changed. The last failure of each is kept.
     fn pass_over(&self, peer: &PeerId, error: CallError, attempts: &mut Vec<(PeerId, CallError)>) -> Next {
-        self.state().failed(peer);
+        self.peers().failed(peer);
         let reason = error.to_string();
         attempts.retain(|(failed, _)| failed != peer);
         attempts.push((peer.clone(), error));
@@ -249,16 +248,16 @@ impl LightSession {
         let reason = error.to_string();
         match error {
             RequestError::NotLeader { leader: Some(leader) } => {
-                let is_usable = self.state().follow(leader);
+                let is_usable = self.peers().follow(leader);
                 Ok(if is_usable { Next::Elsewhere(reason) } else { Next::Later(reason) })
             }
             RequestError::NotLeader { leader: None } => {
-                self.state().lost_leader();
+                self.peers().lost_leader();
                 Ok(Next::Later(reason))
             }
             RequestError::Overloaded | RequestError::NotApplied => Ok(Next::Later(reason)),
             RequestError::NoLeader | RequestError::Stopping => {
-                self.state().failed(peer);
+                self.peers().failed(peer);
                 Ok(Next::Later(reason))
             }
             RequestError::Unknown if is_write => Err(SessionError::Unknown(RequestError::Unknown.to_string())),
@@ -266,131 +265,7 @@ impl LightSession {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// The leader if one is known, or else the next peer that has not just failed; if all have, the next one.
-    fn choose(&mut self) -> Option<PeerId> {
-        if let Some(leader) = &self.leader {
-            return Some(leader.clone());
-        }
-        let count = self.peers.len();
-        let mut order = (0..count).map(|step| (self.next + step) % count);
-        let has_not_failed = |at: &usize| !self.has_failed_within(&self.peers[*at], self.options.fail_timeout);
-        let chosen = order.clone().find(has_not_failed).or_else(|| order.next())?;
-        self.next = chosen + 1;
-        Some(self.peers[chosen].clone())
-    }
-
-    /// A peer that answered a write is the leader.
-    fn succeeded(&mut self, peer: &PeerId, is_write: bool) {
-        self.failed_at.remove(peer);
-        if is_write {
-            self.leader = Some(peer.clone());
-        }
-    }
-
-    fn has_failed_within(&self, peer: &PeerId, window: Duration) -> bool {
-        self.failed_at.get(peer).is_some_and(|at| at.elapsed() < window)
-    }
-
-    fn failed(&mut self, peer: &PeerId) {
-        self.failed_at.insert(peer.clone(), Instant::now());
-        if self.leader.as_ref() == Some(peer) {
-            self.leader = None;
-        }
-    }
-
-    /// A peer names another as the leader. It is followed unless it has just failed.
-    fn follow(&mut self, leader: PeerId) -> bool {
-        if !self.peers.contains(&leader) {
-            self.peers.push(leader.clone());
-        }
-        let is_usable = !self.has_failed_within(&leader, self.options.leader_fail_timeout);
-        self.leader = is_usable.then_some(leader);
-        is_usable
-    }
-
-    fn lost_leader(&mut self) {
-        self.leader = None;
-    }
-
-    /// Whether every peer has failed in this call.
-    fn all_failed(&self, attempts: &[(PeerId, CallError)]) -> bool {
-        self.peers.iter().all(|peer| attempts.iter().any(|(failed, _)| failed == peer))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peer(name: &str) -> PeerId {
-        format!("{name}@127.0.0.1:7400").parse().unwrap()
-    }
-
-    fn state(fail_timeout: Duration) -> State {
-        let options = SessionOptions { fail_timeout, leader_fail_timeout: fail_timeout, ..SessionOptions::default() };
-        let peers = vec![peer("a"), peer("b"), peer("c")];
-        State { peers, options, leader: None, failed_at: HashMap::new(), next: 0 }
-    }
-
-    fn chosen(state: &mut State, count: usize) -> String {
-        (0..count).map(|_| state.choose().unwrap().name().to_owned()).collect()
-    }
-
-    #[test]
-    fn without_a_leader_peers_take_turns() {
-        assert_eq!(chosen(&mut state(Duration::MAX), 5), "abcab");
-    }
-
-    #[test]
-    fn a_peer_that_failed_is_passed_over_while_others_are_left() {
-        let mut state = state(Duration::MAX);
-        state.failed(&peer("b"));
-        assert_eq!(chosen(&mut state, 4), "acac");
-        state.failed(&peer("a"));
-        state.failed(&peer("c"));
-        assert_eq!(chosen(&mut state, 3), "abc", "all have failed: any may be back");
-        state.succeeded(&peer("b"), false);
-        assert_eq!(chosen(&mut state, 2), "bb");
-    }
-
-    #[test]
-    fn a_failure_is_forgotten_after_a_while() {
-        let mut state = state(Duration::ZERO);
-        state.failed(&peer("b"));
-        assert_eq!(chosen(&mut state, 3), "abc");
-    }
-
-    #[test]
-    fn the_leader_is_asked_first_until_it_fails() {
-        let mut state = state(Duration::MAX);
-        state.succeeded(&peer("b"), false);
-        assert_eq!(chosen(&mut state, 1), "a", "who answers a read need not lead");
-        state.succeeded(&peer("b"), true);
-        assert_eq!(chosen(&mut state, 3), "bbb");
-        state.failed(&peer("b"));
-        assert_eq!(chosen(&mut state, 2), "ca");
-        assert!(!state.follow(peer("b")), "what others say of a peer that has just failed is likely old");
-        assert!(state.follow(peer("d")), "a leader that was not given is taken in");
-        assert_eq!(chosen(&mut state, 2), "dd");
-    }
-
-    #[test]
-    fn all_have_failed_only_when_each_has() {
-        let state = state(Duration::MAX);
-        let failure = |name: &str| (peer(name), CallError::Mismatched { node: peer(name).node().clone() });
-        assert!(!state.all_failed(&[failure("a"), failure("b"), failure("a")]));
-        assert!(state.all_failed(&[failure("c"), failure("a"), failure("b")]));
-    }
-
-    #[test]
-    fn without_peers_there_is_nobody_to_ask() {
-        let mut state = State { peers: vec![], ..state(Duration::MAX) };
-        assert!(state.choose().is_none());
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

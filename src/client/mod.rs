@@ -1,8 +1,11 @@
 //! The client library: feature `client` alone builds it, without the WebAssembly engine and the database.
 //!
 //! - [`Client`] keeps connections to nodes, and asks them: [`Client::status`], [`Client::create`].
-//! - [`LightSession`] writes to and reads from a cluster, wherever its leader is.
-//! - [`Kv`] speaks the bundled key-value backend over a light session.
+//! - [`LightSession`] writes to and reads from a cluster, wherever its leader is. The cluster knows nothing of it, so a write
+//!   that was cut off may have been applied or not.
+//! - [`Session`] is known to the cluster: its writes run exactly once and in order, its ephemeral data goes when it ends, and
+//!   its triggers tell when what was read has changed. What it tells by itself comes as [`Notices`].
+//! - [`Kv`] and [`KvSession`] speak the bundled key-value backend over either.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,6 +22,31 @@
 //! # }
 //! ```
 //!
+//! A lock that its holder cannot take to the grave:
+//!
+//! ```no_run
+//! # async fn example(client: zraft::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use zraft::client::{CompareAndSet, KvExpected, KvSession, Session};
+//!
+//! let peers = vec!["kv@10.0.0.1:7400".parse()?, "kv@10.0.0.2:7400".parse()?];
+//! let (session, mut notices) = Session::connect(client, peers, Duration::from_secs(10)).await?;
+//! let kv = KvSession::new(session);
+//! loop {
+//!     let mine = kv.compare_and_set_ephemeral("lock", KvExpected::Absent, Some(b"alice".to_vec())).await?;
+//!     if let CompareAndSet::Done(fence) = mine {
+//!         println!("the lock is mine, with fencing token {fence}");
+//!         break;
+//!     }
+//!     if kv.watch("lock").await?.entry.is_some() {
+//!         println!("it is somebody else's: {:?}", notices.next().await);
+//!     }
+//! }
+//! kv.session().close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Everything is async on tokio and safe to cancel: dropping a call gives up waiting, though a write that was sent
 //! may still be applied.
 
@@ -26,10 +54,15 @@ mod admin;
 mod connection;
 mod kv;
 pub mod kv_api;
+mod kv_session;
 mod light_session;
+mod peers;
+pub mod session;
 
 pub use admin::NewCluster;
 pub use connection::{CallError, Client};
 pub use kv::{CompareAndSet, Kv, KvError};
 pub use kv_api::{KvCommand, KvEntry, KvExpected, KvQuery, KvReply};
+pub use kv_session::{KvSession, KvWatched};
 pub use light_session::{LightSession, SessionError, SessionOptions, Written};
+pub use session::{Ending, Notice, Notices, PendingWrite, Session, SessionFailure, Watched};

@@ -1,0 +1,156 @@
+//! Which peer of a cluster to ask.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::client::SessionOptions;
+use crate::types::PeerId;
+
+/// The peers of a cluster as a client knows them: who leads, and who has failed of late.
+pub(super) struct Peers {
+    peers: Vec<PeerId>,
+    options: SessionOptions,
+    leader: Option<PeerId>,
+    failed_at: HashMap<PeerId, Instant>,
+    /// Where the search for a peer goes on.
+    next: usize,
+}
+
+impl Peers {
+    pub(super) fn new(peers: Vec<PeerId>, options: SessionOptions) -> Self {
+        Self { peers, options, leader: None, failed_at: HashMap::new(), next: 0 }
+    }
+
+    /// The leader if one is known, or else the next peer that has not just failed; if all have, the next one.
+    pub(super) fn choose(&mut self) -> Option<PeerId> {
+        if let Some(leader) = &self.leader {
+            return Some(leader.clone());
+        }
+        let count = self.peers.len();
+        let mut order = (0..count).map(|step| (self.next + step) % count);
+        let has_not_failed = |at: &usize| !self.has_failed_within(&self.peers[*at], self.options.fail_timeout);
+        let chosen = order.clone().find(has_not_failed).or_else(|| order.next())?;
+        self.next = chosen + 1;
+        Some(self.peers[chosen].clone())
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// The leader, as far as known.
+    pub(super) fn leader(&self) -> Option<&PeerId> {
+        self.leader.as_ref()
+    }
+
+    /// A peer has answered. One that did what only the leader can is the leader.
+    pub(super) fn succeeded(&mut self, peer: &PeerId, is_leader: bool) {
+        self.failed_at.remove(peer);
+        if is_leader {
+            self.leader = Some(peer.clone());
+        }
+    }
+
+    fn has_failed_within(&self, peer: &PeerId, window: Duration) -> bool {
+        self.failed_at.get(peer).is_some_and(|at| at.elapsed() < window)
+    }
+
+    pub(super) fn failed(&mut self, peer: &PeerId) {
+        self.failed_at.insert(peer.clone(), Instant::now());
+        if self.leader.as_ref() == Some(peer) {
+            self.leader = None;
+        }
+    }
+
+    /// A peer names another as the leader. It is followed unless it has just failed.
+    pub(super) fn follow(&mut self, leader: PeerId) -> bool {
+        if !self.peers.contains(&leader) {
+            self.peers.push(leader.clone());
+        }
+        let is_usable = !self.has_failed_within(&leader, self.options.leader_fail_timeout);
+        self.leader = is_usable.then_some(leader);
+        is_usable
+    }
+
+    pub(super) fn lost_leader(&mut self) {
+        self.leader = None;
+    }
+
+    /// Whether every peer is among the attempts that have failed.
+    pub(super) fn all_failed<E>(&self, attempts: &[(PeerId, E)]) -> bool {
+        self.peers.iter().all(|peer| attempts.iter().any(|(failed, _)| failed == peer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(name: &str) -> PeerId {
+        format!("{name}@127.0.0.1:7400").parse().unwrap()
+    }
+
+    fn peers(fail_timeout: Duration) -> Peers {
+        let options = SessionOptions { fail_timeout, leader_fail_timeout: fail_timeout, ..SessionOptions::default() };
+        Peers::new(vec![peer("a"), peer("b"), peer("c")], options)
+    }
+
+    fn chosen(peers: &mut Peers, count: usize) -> String {
+        (0..count).map(|_| peers.choose().unwrap().name().to_owned()).collect()
+    }
+
+    #[test]
+    fn without_a_leader_peers_take_turns() {
+        assert_eq!(chosen(&mut peers(Duration::MAX), 5), "abcab");
+    }
+
+    #[test]
+    fn a_peer_that_failed_is_passed_over_while_others_are_left() {
+        let mut peers = peers(Duration::MAX);
+        peers.failed(&peer("b"));
+        assert_eq!(chosen(&mut peers, 4), "acac");
+        peers.failed(&peer("a"));
+        peers.failed(&peer("c"));
+        assert_eq!(chosen(&mut peers, 3), "abc", "all have failed: any may be back");
+        peers.succeeded(&peer("b"), false);
+        assert_eq!(chosen(&mut peers, 2), "bb");
+    }
+
+    #[test]
+    fn a_failure_is_forgotten_after_a_while() {
+        let mut peers = peers(Duration::ZERO);
+        peers.failed(&peer("b"));
+        assert_eq!(chosen(&mut peers, 3), "abc");
+    }
+
+    #[test]
+    fn the_leader_is_asked_first_until_it_fails() {
+        let mut peers = peers(Duration::MAX);
+        peers.succeeded(&peer("b"), false);
+        assert_eq!(chosen(&mut peers, 1), "a", "who answers a read need not lead");
+        peers.succeeded(&peer("b"), true);
+        assert_eq!(chosen(&mut peers, 3), "bbb");
+        peers.failed(&peer("b"));
+        assert_eq!(chosen(&mut peers, 2), "ca");
+        assert!(!peers.follow(peer("b")), "what others say of a peer that has just failed is likely old");
+        assert!(peers.follow(peer("d")), "a leader that was not given is taken in");
+        assert_eq!(chosen(&mut peers, 2), "dd");
+    }
+
+    #[test]
+    fn all_have_failed_only_when_each_has() {
+        let peers = peers(Duration::MAX);
+        let failure = |name: &str| (peer(name), "failed");
+        assert!(!peers.all_failed(&[failure("a"), failure("b"), failure("a")]));
+        assert!(peers.all_failed(&[failure("c"), failure("a"), failure("b")]));
+    }
+
+    #[test]
+    fn without_peers_there_is_nobody_to_ask() {
+        let mut peers = Peers::new(vec![], SessionOptions::default());
+        assert!(peers.choose().is_none());
+    }
+}
