@@ -315,7 +315,7 @@ impl Links {
         .collect()
     }
 
-    /// The expiry of a session came to nothing; it is tried again.
+    /// The expiry of a session was not proposed; it is tried again.
     pub(super) fn not_expired(&mut self, session: SessionId) {
         if let Some(open) = self.open.get_mut(&session) {
             open.is_expiring = false;

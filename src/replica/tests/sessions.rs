@@ -300,6 +300,30 @@ fn a_leader_that_stood_still_gives_every_session_its_full_time() {
 }
 
 #[test]
+fn an_expiry_that_was_lost_with_an_earlier_office_does_not_hide_the_one_in_the_log() {
+    let (mut hands, session) = leader_with_session(TIMEOUT_MS);
+    hands.pass_as_leader(2 * TIMEOUT_MS);
+    assert_eq!(expiries_sent(&hands), [session]);
+    // Another leader's entry takes its place, and is not yet applied as this one leads again.
+    let (term, before) = (hands.term(), session.0);
+    let noop = entry(term + 1, before + 1, Payload::Noop);
+    hands.hear_entries(TWO, term + 1, (term, before), vec![noop], before);
+    hands.win();
+    hands.replicate();
+    let jobs = std::mem::take(&mut hands.jobs);
+    hands.pass_as_leader(TIMEOUT_MS + 2 * TICK_MS);
+    assert_eq!(expiries_sent(&hands), [session], "anew");
+    hands.attach(2, resume(session));
+    hands.confirm();
+    hands.jobs = jobs;
+    hands.work();
+    assert_eq!(hands.told(2), [], "the session is about to end");
+    hands.replicate();
+    hands.work();
+    assert_eq!(hands.told(2), [SessionEvent::Ended(SessionEnd::Expired)]);
+}
+
+#[test]
 fn all_streams_end_with_an_office() {
     let (mut hands, session) = leader_with_session(TIMEOUT_MS);
     hands.attach(2, open(TIMEOUT_MS));
