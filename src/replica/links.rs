@@ -315,11 +315,11 @@ impl Links {
         .collect()
     }
 
-    /// The expiry of a session was not proposed; it is tried again.
-    pub(super) fn not_expired(&mut self, session: SessionId) {
-        if let Some(open) = self.open.get_mut(&session) {
-            open.is_expiring = false;
-        }
+    /// The expiry of a session was not proposed; it is tried again. Returns the session's stream.
+    pub(super) fn not_expired(&mut self, session: SessionId) -> Option<LinkId> {
+        let open = self.open.get_mut(&session)?;
+        open.is_expiring = false;
+        open.link
     }
 
     /// How many sessions there are.

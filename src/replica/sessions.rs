@@ -135,7 +135,12 @@ impl Replica {
             (Waiter::Session(..), Ok((_, Outcome::Refused(SessionRefusal::Expired)))) => {}
             (Waiter::Session(link, seq), Ok((_, Outcome::Refused(refusal)))) => self.written(link, seq, Err(refusal)),
             (Waiter::Closing(_) | Waiter::Expiring(_), Ok(_)) => {}
-            (Waiter::Expiring(session), Err(RequestError::Overloaded)) => self.links.not_expired(session),
+            (Waiter::Expiring(session), Err(RequestError::Overloaded)) => {
+                // Whoever has come on this stream meanwhile was told nothing.
+                if let Some(link) = self.links.not_expired(session) {
+                    self.end_link(link, RequestError::Overloaded);
+                }
+            }
             // From an earlier term of office: this one has begun anew, and may have proposed the end itself.
             (Waiter::Expiring(_), Err(_)) => {}
             (Waiter::Opening(link) | Waiter::Session(link, _) | Waiter::Closing(link), Err(error)) => {

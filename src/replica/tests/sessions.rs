@@ -324,6 +324,34 @@ fn an_expiry_that_was_lost_with_an_earlier_office_does_not_hide_the_one_in_the_l
 }
 
 #[test]
+fn a_stream_that_met_an_expiry_which_found_no_room_may_come_again() {
+    let values = ConfigValues { max_uncommitted_bytes: 400, ..values() };
+    let mut hands = Hands::new(3, settings(), values);
+    hands.win();
+    hands.replicate();
+    hands.work();
+    hands.attach(1, open(TIMEOUT_MS));
+    hands.replicate();
+    hands.work();
+    let [SessionEvent::Attached { session }] = hands.told(1)[..] else { panic!("attached") };
+    // What is uncommitted leaves no room.
+    hands.write(1, &"large".repeat(70));
+    hands.settle();
+    hands.pass_as_leader(TIMEOUT_MS);
+    hands.now_ms += TICK_MS;
+    let now = hands.now();
+    hands.replica.tick(now);
+    hands.ask(1, ping(1));
+    assert_eq!(hands.told(1), [SessionEvent::Detached(RequestError::Overloaded)]);
+    hands.attach(2, resume(session));
+    hands.replicate();
+    hands.work();
+    hands.confirm();
+    hands.confirm();
+    assert!(hands.is_attached(2, session));
+}
+
+#[test]
 fn all_streams_end_with_an_office() {
     let (mut hands, session) = leader_with_session(TIMEOUT_MS);
     hands.attach(2, open(TIMEOUT_MS));
