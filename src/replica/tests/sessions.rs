@@ -410,6 +410,19 @@ fn who_asks_for_too_much_loses_the_stream_and_not_the_session() {
 }
 
 #[test]
+fn the_pings_of_one_stream_do_not_take_the_room_of_others() {
+    let (mut hands, _) = leader_with_session(TIMEOUT_MS);
+    let most = Links::MAX_PINGS as u64;
+    (0..most).for_each(|number| hands.ask_quietly(1, ping(number)));
+    hands.settle();
+    hands.confirm();
+    assert_eq!(hands.told(1).len() as u64, most);
+    (0..=most).for_each(|number| hands.ask_quietly(1, ping(number)));
+    hands.settle();
+    assert_eq!(hands.told(1), [SessionEvent::Detached(RequestError::TooMuch)]);
+}
+
+#[test]
 fn sessions_come_with_a_snapshot() {
     let mut hands = Hands::alone(settings());
     let terms = SessionTerms { identity: "me".to_owned(), secret: SECRET.digest(), timeout_ms: TIMEOUT_MS };
