@@ -44,6 +44,8 @@ struct Link {
     writes: u64,
     /// Queries that were not answered.
     queries: usize,
+    /// Pings that were not answered.
+    pings: usize,
     /// Bytes of the keys that its triggers watch.
     watched_bytes: usize,
 }
@@ -69,11 +71,15 @@ struct Check {
 pub(super) enum Asked {
     Write,
     Query,
+    Ping,
 }
 
 impl Links {
     /// Most streams of one replica.
     const MAX_LINKS: usize = 1 << 16;
+
+    /// Most pings that may wait on a stream: more would take the room of others.
+    pub(super) const MAX_PINGS: usize = 64;
 
     /// Takes the events that are to be sent, in order.
     pub(super) fn take_events(&mut self) -> Vec<(LinkId, SessionEvent)> {
@@ -138,7 +144,8 @@ impl Links {
         match asked {
             Asked::Write if link.writes < max_writes => link.writes += 1,
             Asked::Query if link.queries < MAX_TRIGGERS => link.queries += 1,
-            Asked::Write | Asked::Query => return false,
+            Asked::Ping if link.pings < Self::MAX_PINGS => link.pings += 1,
+            Asked::Write | Asked::Query | Asked::Ping => return false,
         }
         true
     }
@@ -149,6 +156,7 @@ impl Links {
         match asked {
             Asked::Write => link.writes -= 1,
             Asked::Query => link.queries -= 1,
+            Asked::Ping => link.pings -= 1,
         }
         Some(())
     }
@@ -206,6 +214,7 @@ impl Links {
         for Check { link, ping } in self.checks.take(applied) {
             match (ping, self.session_of(link)) {
                 (Some(number), Some(session)) => {
+                    self.answered(link, Asked::Ping);
                     // Whoever is being expired will hear of the end.
                     if self.open.get(&session).is_some_and(|open| !open.is_expiring) {
                         self.tell(link, SessionEvent::Pong { number });
@@ -315,11 +324,11 @@ impl Links {
         .collect()
     }
 
-    /// The expiry of a session came to nothing; it is tried again.
-    pub(super) fn not_expired(&mut self, session: SessionId) {
-        if let Some(open) = self.open.get_mut(&session) {
-            open.is_expiring = false;
-        }
+    /// The expiry of a session was not proposed; it is tried again. Returns the session's stream.
+    pub(super) fn not_expired(&mut self, session: SessionId) -> Option<LinkId> {
+        let open = self.open.get_mut(&session)?;
+        open.is_expiring = false;
+        open.link
     }
 
     /// How many sessions there are.
@@ -330,6 +339,6 @@ impl Links {
 
 impl Link {
     fn new(state: State) -> Self {
-        Self { state, writes: 0, queries: 0, watched_bytes: 0 }
+        Self { state, writes: 0, queries: 0, pings: 0, watched_bytes: 0 }
     }
 }

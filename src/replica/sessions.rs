@@ -63,10 +63,7 @@ impl Replica {
             SessionRequest::Query { id, request, watch } => self.session_query(link, id, request, watch),
             SessionRequest::Rearm { id, keys, since } => self.arm((link, id), keys, since),
             SessionRequest::Disarm { id } => self.disarm((link, id)),
-            SessionRequest::Ping { .. } if self.links.waiting() >= Self::MAX_WAITING => {
-                self.end_link(link, RequestError::Overloaded);
-            }
-            SessionRequest::Ping { number } => self.links.ping(link, number),
+            SessionRequest::Ping { number } => self.session_ping(link, number),
             SessionRequest::Close => {
                 self.propose(link, Waiter::Closing(link), &Command::CloseSession { session });
             }
@@ -91,6 +88,16 @@ impl Replica {
         } else if self.links.admit(link, Asked::Query, self.settings.max_unacknowledged) {
             let asker = Asker::Session { link, id, watch };
             self.reads.add(Query { asker, request, deadline_ms: NO_DEADLINE_MS });
+        } else {
+            self.end_link(link, RequestError::TooMuch);
+        }
+    }
+
+    fn session_ping(&mut self, link: LinkId, number: u64) {
+        if self.links.waiting() >= Self::MAX_WAITING {
+            self.end_link(link, RequestError::Overloaded);
+        } else if self.links.admit(link, Asked::Ping, self.settings.max_unacknowledged) {
+            self.links.ping(link, number);
         } else {
             self.end_link(link, RequestError::TooMuch);
         }
@@ -135,7 +142,14 @@ impl Replica {
             (Waiter::Session(..), Ok((_, Outcome::Refused(SessionRefusal::Expired)))) => {}
             (Waiter::Session(link, seq), Ok((_, Outcome::Refused(refusal)))) => self.written(link, seq, Err(refusal)),
             (Waiter::Closing(_) | Waiter::Expiring(_), Ok(_)) => {}
-            (Waiter::Expiring(session), Err(_)) => self.links.not_expired(session),
+            (Waiter::Expiring(session), Err(RequestError::Overloaded)) => {
+                // Whoever has come on this stream meanwhile was told nothing.
+                if let Some(link) = self.links.not_expired(session) {
+                    self.end_link(link, RequestError::Overloaded);
+                }
+            }
+            // From an earlier term of office: this one has begun anew, and may have proposed the end itself.
+            (Waiter::Expiring(_), Err(_)) => {}
             (Waiter::Opening(link) | Waiter::Session(link, _) | Waiter::Closing(link), Err(error)) => {
                 self.end_link(link, error);
             }

@@ -3,6 +3,7 @@
 mod bounds;
 mod exhaustive;
 mod hostile;
+mod linearizable;
 mod peer;
 mod replica_sim;
 mod script;

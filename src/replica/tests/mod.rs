@@ -1,7 +1,9 @@
 //! One replica in the hands of a test, which plays the disk, the machine and the other peers.
 
 mod reads;
+mod sessions;
 mod snapshots;
+mod triggers;
 mod writes;
 
 use std::collections::BTreeMap;
@@ -9,7 +11,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::*;
-use crate::machine::{BackendReply, Outcome};
+use crate::machine::{BackendReply, Command, Key, Outcome};
+use crate::protocol::{SessionEnd, SessionRequest, SessionSecret, SessionStart};
 use crate::raft::{
     AppendReply, ConfigValues, Configuration, HardState, MemStorage, Message, Payload, RoleName, Write as DiskWrite,
 };
@@ -63,6 +66,7 @@ struct Hands {
     messages: Vec<Envelope>,
     jobs: Vec<Job>,
     answers: BTreeMap<Ticket, WriteResult>,
+    events: Vec<(LinkId, SessionEvent)>,
 }
 
 impl Hands {
@@ -72,7 +76,7 @@ impl Hands {
         disk.write(&DiskWrite::bootstrap(configuration(peers), 0)).unwrap();
         let config = raft::Config::new(values).unwrap();
         let replica = Replica::new(ME, config, settings, disk.restored(), TICK_MS, 7);
-        Self { replica, disk, now_ms: 0, messages: vec![], jobs: vec![], answers: BTreeMap::new() }
+        Self { replica, disk, now_ms: 0, messages: vec![], jobs: vec![], answers: BTreeMap::new(), events: vec![] }
     }
 
     /// The leader of a cluster of one, with nothing left to do.
@@ -141,6 +145,7 @@ impl Hands {
             for Answer { ticket, result } in effects.answers {
                 assert!(self.answers.insert(ticket, result).is_none(), "{ticket:?} is answered twice");
             }
+            self.events.extend(effects.events);
         }
     }
 
@@ -199,7 +204,8 @@ impl Hands {
         self.replica.query(Ticket(ticket), Bytes::new(), deadline_ms);
     }
 
-    /// Has the machine do its jobs; it answers a command with the same bytes. Snapshots are left undone.
+    /// Has the machine do its jobs; it answers a command and a query with the same bytes, which name what the one changes
+    /// and the other depends on. Snapshots are left undone.
     fn work(&mut self) {
         while !self.jobs.is_empty() {
             for job in std::mem::take(&mut self.jobs) {
@@ -215,19 +221,23 @@ impl Hands {
     }
 
     fn apply(&mut self, entries: &[Entry]) {
-        let outcome = |entry: &Entry| match &entry.payload {
-            Payload::Data(data) => Outcome::Written(Ok(data.clone())),
-            Payload::Noop | Payload::Membership(_) => Outcome::Nothing,
+        let applied = |entry: &Entry| {
+            let (outcome, changed) = outcome(entry);
+            Applied { position: entry.position(), outcome, changed }
         };
-        let applied = |entry: &Entry| Applied { position: entry.position(), outcome: outcome(entry), changed: vec![] };
-        let applied = entries.iter().map(applied);
-        self.replica.applied(applied.collect(), chain_at(entries.last().unwrap().index));
+        self.replica.applied(entries.iter().map(applied).collect(), chain_at(entries.last().unwrap().index));
     }
 
     fn answer_queries(&mut self, queries: Vec<Query>) {
         let index = self.replica.machine().0;
-        let nothing = || Ok(BackendAnswer { reply: Ok(Bytes::new()), watched: vec![] });
-        let answer = |query: Query| QueryAnswer { asker: query.asker, index, result: nothing() };
+        self.answer_queries_at(index, queries);
+    }
+
+    fn answer_queries_at(&mut self, index: Index, queries: Vec<Query>) {
+        let answer = |query: Query| {
+            let result = Ok(BackendAnswer { reply: Ok(query.request.clone()), watched: vec![query.request] });
+            QueryAnswer { asker: query.asker, index, result }
+        };
         self.replica.answered(queries.into_iter().map(answer).collect());
     }
 
@@ -255,6 +265,102 @@ impl Hands {
         };
         self.messages.iter().filter_map(round).collect()
     }
+}
+
+/// What comes of an entry, and what it changes. All sessions are open, and own one thing.
+fn outcome(entry: &Entry) -> (Outcome, Vec<Key>) {
+    let Payload::Data(data) = &entry.payload else { return (Outcome::Nothing, vec![]) };
+    let ended = |session, end| (Outcome::Ended { session, end }, vec![Key::from_static(b"owned")]);
+    match Command::decode(data) {
+        Ok(Command::OpenSession(terms)) => (Outcome::Opened(terms), vec![]),
+        Ok(Command::SessionWrite { session, seq, data, .. }) => {
+            (Outcome::Answered { session, seq, index: entry.index, reply: Ok(data.clone()) }, vec![data])
+        }
+        Ok(Command::CloseSession { session }) => ended(session, SessionEnd::Closed),
+        Ok(Command::ExpireSession { session }) => ended(session, SessionEnd::Expired),
+        Ok(Command::Write { .. }) | Err(_) => (Outcome::Written(Ok(data.clone())), vec![data.clone()]),
+    }
+}
+
+/// The streams of clients.
+impl Hands {
+    fn attach(&mut self, link: u64, start: SessionStart) {
+        self.attach_as(link, "me", start);
+    }
+
+    fn attach_as(&mut self, link: u64, identity: &str, start: SessionStart) {
+        let now = self.now();
+        self.replica.attach(LinkId(link), identity, start, now);
+        self.settle();
+    }
+
+    /// The leader of a cluster of one, with a session on stream 1.
+    fn with_session(timeout_ms: u64) -> (Self, SessionId) {
+        let mut hands = Self::alone(settings());
+        let session = hands.open(1, timeout_ms);
+        (hands, session)
+    }
+
+    fn open(&mut self, link: u64, timeout_ms: u64) -> SessionId {
+        self.attach(link, open(timeout_ms));
+        self.work();
+        let [SessionEvent::Attached { session }] = self.told(link)[..] else { panic!("attached") };
+        session
+    }
+
+    fn resume(&mut self, link: u64, session: SessionId) {
+        self.attach(link, resume(session));
+        assert_eq!(self.told(link), [SessionEvent::Attached { session }]);
+    }
+
+    fn ask_quietly(&mut self, link: u64, request: SessionRequest) {
+        let now = self.now();
+        self.replica.ask(LinkId(link), request, now);
+    }
+
+    fn ask(&mut self, link: u64, request: SessionRequest) {
+        self.ask_quietly(link, request);
+        self.settle();
+    }
+
+    /// What a stream was told since the last time.
+    fn told(&mut self, link: u64) -> Vec<SessionEvent> {
+        let is_its = |(of, _): &mut (LinkId, SessionEvent)| *of == LinkId(link);
+        self.events.extract_if(.., is_its).map(|(_, event)| event).collect()
+    }
+
+    /// Lets so much time pass, tick by tick.
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / TICK_MS {
+            self.tick();
+        }
+    }
+}
+
+const SECRET: SessionSecret = SessionSecret(42);
+
+fn open(timeout_ms: u64) -> SessionStart {
+    SessionStart::Open { timeout_ms, secret: SECRET }
+}
+
+fn resume(session: SessionId) -> SessionStart {
+    SessionStart::Resume { session, secret: SECRET }
+}
+
+fn command(seq: u64, text: &str) -> SessionRequest {
+    SessionRequest::Write { seq, acked_up_to: 0, is_ephemeral: false, data: data(text) }
+}
+
+fn ping(number: u64) -> SessionRequest {
+    SessionRequest::Ping { number }
+}
+
+fn pong(number: u64) -> SessionEvent {
+    SessionEvent::Pong { number }
+}
+
+fn written(seq: u64, index: u64, text: &str) -> SessionEvent {
+    SessionEvent::Written { seq, result: Ok((Index(index), Ok(data(text)))) }
 }
 
 fn values() -> ConfigValues {

@@ -1,4 +1,6 @@
-//! A backend in process: a list of numbers that only grows, and that refuses some of them.
+//! A backend in process: numbers under keys. Some numbers belong to sessions and go with them; some are refused.
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use zraft::machine::{
@@ -8,39 +10,147 @@ use zraft::machine::{
 
 /// Every command carries a number of its own. Multiples of this are refused.
 const REFUSED: u64 = 5;
-/// Numbers in a chunk of a snapshot.
+/// Items in a chunk of a snapshot.
 const CHUNK: usize = 5;
+/// Keys of either kind.
+const KEYS: u8 = 4;
+/// The keys of numbers that nobody owns come first, then those of numbers that sessions own.
+pub const ALL_KEYS: [u8; 2 * KEYS as usize] = [0, 1, 2, 3, 4, 5, 6, 7];
+/// An answer begins with the index and the time of the state.
+pub const QUERY_HEAD_BYTES: usize = 16;
+/// Asks for all that sessions own.
+pub const OWNERS: [u8; 1] = [255];
 
-#[derive(Default)]
-pub struct List {
-    numbers: Vec<u64>,
+/// The latest numbers that an answer tells.
+const RECENT: usize = 64;
+
+/// What is under a key. Two histories of a key that end alike are the same, or owned numbers came in another order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyState {
+    count: u64,
     digest: u64,
+    /// The latest numbers that nobody owns.
+    recent: [u64; RECENT],
 }
 
-pub struct ListFactory;
+#[derive(Default)]
+pub struct Numbers {
+    items: Vec<Item>,
+    keys: [KeyState; ALL_KEYS.len()],
+}
+
+#[derive(Clone, Copy)]
+struct Item {
+    number: u64,
+    /// The session that owns it; zero for nobody.
+    owner: u64,
+}
+
+pub struct NumbersFactory;
 
 pub fn command(number: u64) -> Bytes {
-    Bytes::copy_from_slice(&number.to_le_bytes())
+    bytes(&[number])
 }
 
 pub fn number(command: &[u8]) -> u64 {
     u64::from_le_bytes(command.try_into().expect("a command is a number"))
 }
 
-impl List {
-    fn push(&mut self, number: u64) -> BackendReply {
-        if number.is_multiple_of(REFUSED) {
-            return Err(format!("{number} is refused after {}", self.numbers.len()));
-        }
-        self.numbers.push(number);
-        self.digest = (self.digest ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(5);
-        Ok(command(self.numbers.len() as u64))
+/// Where a number goes.
+pub fn key_of(number: u64, is_owned: bool) -> u8 {
+    u8::try_from(number % u64::from(KEYS)).expect("few keys") + if is_owned { KEYS } else { 0 }
+}
+
+pub fn is_refused(number: u64) -> bool {
+    number.is_multiple_of(REFUSED)
+}
+
+pub fn words(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks(8).map(number).collect()
+}
+
+fn bytes(words: &[u64]) -> Bytes {
+    let mut bytes = Vec::with_capacity(8 * words.len());
+    words.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+    bytes.into()
+}
+
+impl Default for KeyState {
+    fn default() -> Self {
+        Self { count: 0, digest: 0, recent: [0; RECENT] }
     }
 }
 
-impl BackendFactory for ListFactory {
+impl KeyState {
+    pub const WORDS: usize = 2 + RECENT;
+
+    pub fn of(words: &[u64]) -> Self {
+        let recent = words[2..Self::WORDS].try_into().expect("as many words");
+        Self { count: words[0], digest: words[1], recent }
+    }
+
+    fn write(&self, words: &mut Vec<u64>) {
+        words.extend_from_slice(&[self.count, self.digest]);
+        words.extend_from_slice(&self.recent);
+    }
+
+    /// Behind all that is there.
+    #[must_use]
+    pub fn push(mut self, number: u64) -> Self {
+        self.recent.rotate_left(1);
+        self.recent[RECENT - 1] = number;
+        let digest = (self.digest ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(5);
+        Self { count: self.count + 1, digest, recent: self.recent }
+    }
+
+    /// How many numbers are to come until it is `later`, as far as can be told.
+    pub fn missing(self, later: Self) -> Option<u64> {
+        let missing = later.count.checked_sub(self.count)?;
+        let place = usize::try_from(missing).map_or(RECENT, |missing| missing.min(RECENT));
+        (self.recent[place..] == later.recent[..RECENT - place]).then_some(missing)
+    }
+
+    fn own(&mut self, item: Item) {
+        self.count += 1;
+        self.digest = self.digest.wrapping_add(item.digest());
+    }
+
+    fn disown(&mut self, item: Item) {
+        self.count -= 1;
+        self.digest = self.digest.wrapping_sub(item.digest());
+    }
+}
+
+impl Item {
+    fn digest(self) -> u64 {
+        KeyState::default().push(self.owner).push(self.number).digest
+    }
+
+    fn key(self) -> u8 {
+        key_of(self.number, self.owner != 0)
+    }
+}
+
+impl Numbers {
+    fn push(&mut self, item: Item) -> BackendReply {
+        if is_refused(item.number) {
+            return Err(format!("{} is refused after {}", item.number, self.items.len()));
+        }
+        self.items.push(item);
+        let state = &mut self.keys[usize::from(item.key())];
+        match item.owner {
+            0 => *state = state.push(item.number),
+            _ => state.own(item),
+        }
+        let mut words = Vec::with_capacity(KeyState::WORDS);
+        state.write(&mut words);
+        Ok(bytes(&words))
+    }
+}
+
+impl BackendFactory for NumbersFactory {
     fn init(&self, _at: Moment, _config: &[u8]) -> Result<Box<dyn Backend>, StartError> {
-        Ok(Box::<List>::default())
+        Ok(Box::<Numbers>::default())
     }
 
     fn restore(
@@ -49,38 +159,53 @@ impl BackendFactory for ListFactory {
         _origin: &Origin,
         chunks: &mut dyn FnMut() -> Result<Option<Bytes>, String>,
     ) -> Result<Box<dyn Backend>, StartError> {
-        let mut list = List::default();
+        let mut numbers = Numbers::default();
         while let Some(chunk) = chunks().map_err(StartError::Source)? {
-            for bytes in chunk.chunks(8) {
-                list.push(number(bytes)).map_err(StartError::Refused)?;
+            for item in words(&chunk).chunks(2) {
+                numbers.push(Item { number: item[0], owner: item[1] }).map_err(StartError::Refused)?;
             }
         }
-        Ok(Box::new(list))
+        Ok(Box::new(numbers))
     }
 }
 
-impl Backend for List {
+impl Backend for Numbers {
     fn version(&mut self) -> Result<String, Fault> {
-        Ok("list 1".to_owned())
+        Ok("numbers 1".to_owned())
     }
 
+    /// The reply tells what is under the number's key then.
     fn apply(&mut self, commands: &[BackendCommand]) -> Result<Vec<BackendOutcome>, Fault> {
-        let outcome = |command: &BackendCommand| BackendOutcome {
-            reply: self.push(number(&command.data)),
-            changed: vec![command.data.clone()],
+        let outcome = |command: &BackendCommand| {
+            let item = Item { number: number(&command.data), owner: command.session.unwrap_or_default() };
+            let reply = self.push(item);
+            let changed = if reply.is_ok() { vec![Key::copy_from_slice(&[item.key()])] } else { vec![] };
+            BackendOutcome { reply, changed }
         };
         Ok(commands.iter().map(outcome).collect())
     }
 
-    /// Where in the log the state stands and when, how long the list is, and a digest of it.
-    fn query(&mut self, at: Moment, _request: &[u8]) -> Result<BackendAnswer, Fault> {
-        let words = [at.index, at.time_ms, self.numbers.len() as u64, self.digest];
-        let reply = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        Ok(BackendAnswer { reply: Ok(reply), watched: vec![] })
+    /// Where in the log the state stands and when, and what is under each of the keys asked for, which are watched.
+    fn query(&mut self, at: Moment, request: &[u8]) -> Result<BackendAnswer, Fault> {
+        if request == OWNERS {
+            let owned = self.items.iter().filter(|item| item.owner != 0);
+            let reply = bytes(&owned.flat_map(|item| [item.owner, item.number]).collect::<Vec<_>>());
+            return Ok(BackendAnswer { reply: Ok(reply), watched: vec![] });
+        }
+        let mut words = vec![at.index, at.time_ms];
+        request.iter().for_each(|key| self.keys[usize::from(*key)].write(&mut words));
+        let reply = bytes(&words);
+        let watched = request.iter().map(|key| Key::copy_from_slice(&[*key])).collect();
+        Ok(BackendAnswer { reply: Ok(reply), watched })
     }
 
-    fn expire_session(&mut self, _at: Moment, _session: u64) -> Result<Vec<Key>, Fault> {
-        Ok(vec![])
+    fn expire_session(&mut self, _at: Moment, session: u64) -> Result<Vec<Key>, Fault> {
+        let mut changed = BTreeSet::new();
+        for item in self.items.extract_if(.., |item| item.owner == session) {
+            self.keys[usize::from(item.key())].disown(item);
+            changed.insert(item.key());
+        }
+        Ok(changed.into_iter().map(|key| Key::copy_from_slice(&[key])).collect())
     }
 
     fn snapshot(
@@ -89,8 +214,8 @@ impl Backend for List {
         _max_chunk_bytes: u32,
         sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
     ) -> Result<(), SnapshotError> {
-        let mut chunks =
-            self.numbers.chunks(CHUNK).map(|chunk| chunk.iter().flat_map(|number| number.to_le_bytes()).collect());
-        chunks.try_for_each(sink).map_err(SnapshotError::Sink)
+        let chunk =
+            |items: &[Item]| bytes(&items.iter().flat_map(|item| [item.number, item.owner]).collect::<Vec<_>>());
+        self.items.chunks(CHUNK).map(chunk).try_for_each(sink).map_err(SnapshotError::Sink)
     }
 }

@@ -8,7 +8,8 @@ use zraft::protocol::RequestError;
 use zraft::replica::Ticket;
 use zraft::types::{Incarnation, Index, PeerId};
 
-use super::backend::command;
+use super::backend::{ALL_KEYS, KeyState, command, is_refused, key_of, words};
+use super::history::{Call, OperationId};
 use super::{HEALED_STEPS, STEP_MS, Sim};
 
 /// Requests of one client that wait at a time.
@@ -26,10 +27,13 @@ pub struct Waiting {
 pub enum Asked {
     Write {
         number: u64,
+        operation: Option<OperationId>,
     },
     /// The answer must know everything up to `floor`.
     Read {
         floor: Index,
+        key: u8,
+        operation: Option<OperationId>,
     },
 }
 
@@ -67,7 +71,7 @@ impl Sim {
             false if self.rng.random_bool(0.3) => self.rng.random_range(1..300),
             false => self.rng.random_range(1..60),
         };
-        let deadline_ms = self.monotonic_ms() + STEP_MS * patience_steps;
+        let deadline_ms = self.clock_ms(node) + STEP_MS * patience_steps;
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.waiting.insert(ticket, Waiting { client, node, deadline_ms, asked });
@@ -80,7 +84,8 @@ impl Sim {
         }
         self.count("ask: write");
         let number = self.tickets + 1;
-        let (ticket, deadline_ms) = self.ask(client, node, Asked::Write { number });
+        let operation = (!is_refused(number)).then(|| self.history.call(key_of(number, false), Call::Append(number)));
+        let (ticket, deadline_ms) = self.ask(client, node, Asked::Write { number, operation });
         let write = Command::Write { data: command(number) };
         self.replica(node).write(ticket, write.encode(), deadline_ms);
     }
@@ -91,8 +96,10 @@ impl Sim {
         }
         self.count("ask: read");
         let floor = self.witness.known();
-        let (ticket, deadline_ms) = self.ask(client, node, Asked::Read { floor });
-        self.replica(node).query(ticket, Bytes::new(), deadline_ms);
+        let key = ALL_KEYS.into_iter().choose(&mut self.rng).expect("some key");
+        let operation = (key < key_of(0, true)).then(|| self.history.call(key, Call::Read));
+        let (ticket, deadline_ms) = self.ask(client, node, Asked::Read { floor, key, operation });
+        self.replica(node).query(ticket, Bytes::copy_from_slice(&[key]), deadline_ms);
     }
 
     fn take_waiting(&mut self, ticket: Ticket, node: Incarnation) -> Waiting {
@@ -109,32 +116,40 @@ impl Sim {
     ) {
         let waiting = self.take_waiting(ticket, node);
         let error = match (waiting.asked, result) {
-            (Asked::Write { number }, Ok((index, reply))) => {
+            (Asked::Write { number, operation }, Ok((index, reply))) => {
                 self.count(if reply.is_ok() { "write: answered" } else { "write: refused" });
+                if let (Some(operation), Ok(reply)) = (operation, &reply) {
+                    self.history.returned(operation, KeyState::of(&words(reply)));
+                }
                 return self.witness.acknowledged(number, index, &reply);
             }
-            (Asked::Read { floor }, Ok((index, reply))) => return self.on_read(node, floor, index, &reply),
+            (Asked::Read { floor, key, operation }, Ok((index, reply))) => {
+                let reply = reply.expect("numbers refuse no query");
+                operation.into_iter().for_each(|read| self.history.returned(read, KeyState::of(&words(&reply)[2..])));
+                return self.on_read(node, floor, index, key, &reply);
+            }
             (_, Err(error)) => error,
         };
-        let is_late = waiting.deadline_ms <= self.monotonic_ms();
+        let is_late = waiting.deadline_ms <= self.clock_ms(node);
         match (waiting.asked, error) {
-            (Asked::Write { number }, RequestError::Unknown) => {
+            (Asked::Write { number, .. }, RequestError::Unknown) => {
                 self.count(if is_late { "write: unknown" } else { "write: skipped by a snapshot" });
                 self.witness.unknown(number);
             }
-            (Asked::Write { number }, error) => {
+            (Asked::Write { number, operation }, error) => {
+                operation.into_iter().for_each(|write| self.history.nothing(write));
                 self.witness.never(number);
                 self.on_refused(waiting.client, error);
             }
-            (Asked::Read { .. }, RequestError::NoLeader) => {
+            (Asked::Read { operation, .. }, error) => {
+                operation.into_iter().for_each(|read| self.history.nothing(read));
                 assert!(is_late, "{ticket:?} was given up before its deadline");
-                self.count("read: no leader");
+                self.count(match error {
+                    RequestError::NoLeader => "read: no leader",
+                    RequestError::Overloaded => "read: overloaded",
+                    error => panic!("a read failed with '{error}'"),
+                });
             }
-            (Asked::Read { .. }, RequestError::Overloaded) => {
-                assert!(is_late, "{ticket:?} was given up before its deadline");
-                self.count("read: overloaded");
-            }
-            (Asked::Read { .. }, error) => panic!("a read failed with '{error}'"),
         }
     }
 
@@ -150,16 +165,16 @@ impl Sim {
         }
     }
 
-    fn on_read(&mut self, node: Incarnation, floor: Index, index: Index, reply: &BackendReply) {
+    fn on_read(&mut self, node: Incarnation, floor: Index, index: Index, key: u8, reply: &Bytes) {
         self.count("read: answered");
         if !self.nodes[&node].replica.raft().is_leader() {
             self.count("read: at a follower");
         }
-        self.witness.read(floor, index, reply.as_ref().expect("a list refuses no query"));
+        self.witness.read(floor, index, &[key], reply);
     }
 }
 
 /// The configuration names peers after their incarnations.
-fn incarnation(peer: &PeerId) -> Incarnation {
+pub fn incarnation(peer: &PeerId) -> Incarnation {
     Incarnation(peer.name()[1..].parse().expect("a name is p and a number"))
 }

@@ -7,9 +7,12 @@ use zraft::types::Incarnation;
 use super::Sim;
 use super::clients::Asked;
 
+/// How long clients stay silent at most once all faults are gone.
+const SILENT_STEPS: u64 = 100;
+
 impl Sim {
     pub(super) fn inject_faults(&mut self) {
-        if self.rng.random_bool(0.008) {
+        if self.strikes(0.008) {
             let share: f64 = self.rng.random();
             for id in self.nodes.keys().copied().collect::<Vec<_>>() {
                 if self.rng.random_bool(share) {
@@ -22,22 +25,37 @@ impl Sim {
         {
             self.restart(id);
         }
-        if self.rng.random_bool(0.01) {
+        if self.strikes(0.01) {
             self.part();
         }
         if self.rng.random_bool(0.01) {
             self.blocked.clear();
         }
-        if self.rng.random_bool(0.02) {
+        if self.strikes(0.02) {
             self.count("stalled disk");
             let id = self.any_node();
             self.stalled_disks.insert(id, self.now + self.rng.random_range(0..80));
         }
-        if self.rng.random_bool(0.02) {
+        if self.strikes(0.02) {
             self.count("slow machine");
             let id = self.any_node();
             self.slow_machines.insert(id, self.now + self.rng.random_range(0..120));
         }
+        if self.strikes(0.005) {
+            self.pause();
+        }
+    }
+
+    /// Some runs are calmer than others: sessions live longer in them.
+    fn strikes(&mut self, probability: f64) -> bool {
+        self.rng.random_bool(probability * self.roughness)
+    }
+
+    /// A node that stands still hears nothing and does nothing; what is sent to it waits.
+    fn pause(&mut self) {
+        self.count("paused node");
+        let id = self.any_node();
+        self.paused.insert(id, self.now + self.rng.random_range(0..80));
     }
 
     /// Cuts one side off, as often as not the leader alone: it goes on taking writes that nobody hears of.
@@ -75,10 +93,12 @@ impl Sim {
             self.count("lost write");
         }
         for (_, waiting) in self.waiting.extract_if(.., |_, waiting| waiting.node == id) {
-            if let Asked::Write { number } = waiting.asked {
-                self.witness.unknown(number);
+            match waiting.asked {
+                Asked::Write { number, .. } => self.witness.unknown(number),
+                Asked::Read { operation, .. } => operation.into_iter().for_each(|read| self.history.nothing(read)),
             }
         }
+        self.lose_streams(id);
     }
 
     fn restart(&mut self, id: Incarnation) {
@@ -94,8 +114,12 @@ impl Sim {
         self.blocked.clear();
         self.stalled_disks.clear();
         self.slow_machines.clear();
+        self.paused.clear();
         self.loss = 0.0;
         self.is_healed = true;
+        for client in &mut self.sessions {
+            client.silent_until = client.silent_until.min(self.now + SILENT_STEPS);
+        }
         for id in std::mem::take(&mut self.down) {
             self.restart(id);
         }

@@ -1,73 +1,66 @@
-//! Random clusters of whole replicas (Raft, waiting clients, machine) under random faults, with clients that write and
-//! read. Everything follows from a seed: `REPLICA_SIM_SEED=<seed>` runs one again, `REPLICA_SIM_SEEDS=<count>` as many
-//! as wanted.
+//! Random clusters of whole replicas (Raft, waiting clients, sessions, machine) under random faults, with clients that
+//! write, read and use sessions. What they are told is checked at once against the one history of the cluster, and some
+//! of it, by itself, for linearizability. Everything follows from a seed. A run of any number of seeds, in parts if need
+//! be:
+//!
+//! ```text
+//! REPLICA_SIM_FROM=0 REPLICA_SIM_SEEDS=20000 REPLICA_SIM_STEPS=10000 \
+//!     cargo test --release --no-default-features --test core replica_sim -- --nocapture
+//! ```
+//!
+//! It prints how often everything has occurred, and a full run fails if something hardly did.
 
 mod backend;
 mod clients;
 mod faults;
+mod history;
 mod node;
+mod promises;
+mod session_events;
+mod sessions;
+mod streams;
+mod wanted;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use zraft::machine::Genesis;
 use zraft::raft::{Config, ConfigValues, Envelope, MemStorage, Message, Write};
-use zraft::replica::{Now, Replica, Ticket};
+use zraft::replica::{LinkId, Now, Replica, Ticket};
 use zraft::settings::Settings;
 use zraft::types::{ClusterId, Digest, Incarnation, LogPosition};
 
 use crate::peer::configuration;
 use clients::{Asked, Waiting};
+use history::History;
 use node::{Done, File, Node, Plan};
+use promises::SessionPromises;
+use sessions::SessionClient;
+use streams::Stream;
+use wanted::WANTED;
 use witness::Witness;
 
-const SEEDS: u64 = 200;
-const STEPS: u64 = 1000;
+/// The default run.
+const SEEDS: u64 = 500;
+const STEPS: u64 = 2000;
+/// With so many seeds, everything must have occurred.
+const SEEDS_FOR_ALL: u64 = 300;
+/// The histories of one seed in so many are checked for linearizability.
+const CHECKED_EVERY: u64 = 4;
+/// Seeds after which a long run says where it is.
+const REPORT_EVERY: u64 = 1000;
 /// Steps within which a healed cluster must be of one mind and serve.
 const HEALED_STEPS: u64 = 400;
 const STEP_MS: u64 = 10;
 const CLIENTS: usize = 5;
+const SESSION_CLIENTS: usize = 4;
 /// A write is answered this long after its deadline at the latest: ticks are not every step.
 const ANSWER_SLACK_MS: u64 = 60 * STEP_MS;
-
-/// All that must happen in a full run: faults, and what clients are told.
-const WANTED: [&str; 31] = [
-    "ask: read",
-    "ask: write",
-    "crash",
-    "duplicate",
-    "give up on a node",
-    "log read",
-    "lost message",
-    "lost snapshot",
-    "lost write",
-    "one-way partition",
-    "partition",
-    "read: answered",
-    "read: at a follower",
-    "read: no leader",
-    "read: overloaded",
-    "restart from a snapshot",
-    "restore",
-    "several queries in one job",
-    "several entries in one job",
-    "slow machine",
-    "snapshot arrives",
-    "snapshot failed",
-    "snapshot taken",
-    "stalled disk",
-    "write: answered",
-    "write: not applied",
-    "write: not leader",
-    "write: overloaded",
-    "write: refused",
-    "write: skipped by a snapshot",
-    "write: unknown",
-];
 
 /// A message on its way, and the snapshot's file that travels with it.
 struct Travelling {
@@ -83,15 +76,25 @@ struct Sim {
     down: BTreeSet<Incarnation>,
     stalled_disks: BTreeMap<Incarnation, u64>,
     slow_machines: BTreeMap<Incarnation, u64>,
+    paused: BTreeMap<Incarnation, u64>,
+    /// When each node was last paused.
+    paused_at: BTreeMap<Incarnation, u64>,
     blocked: BTreeSet<(Incarnation, Incarnation)>,
     network: Vec<Travelling>,
     now: u64,
     loss: f64,
+    /// How often faults strike, of how often they may.
+    roughness: f64,
     /// Where each client sends its requests.
     targets: [Incarnation; CLIENTS],
     waiting: BTreeMap<Ticket, Waiting>,
     tickets: u64,
+    sessions: Vec<SessionClient>,
+    streams: BTreeMap<LinkId, Stream>,
+    last_link: u64,
     witness: Witness,
+    promises: SessionPromises,
+    history: History,
     counts: BTreeMap<&'static str, u64>,
     lives: u64,
     is_healed: bool,
@@ -104,19 +107,27 @@ impl Sim {
         let plan = plan(&mut rng);
         let mut sim = Self {
             loss: if rng.random() { 0.0 } else { rng.random_range(0.0..0.2) },
+            roughness: if rng.random() { 1.0 } else { 0.15 },
             witness: Witness::new(&plan.genesis),
+            promises: SessionPromises::new(plan.genesis.settings),
+            history: History::default(),
             rng,
             plan,
             nodes: BTreeMap::new(),
             down: BTreeSet::new(),
             stalled_disks: BTreeMap::new(),
             slow_machines: BTreeMap::new(),
+            paused: BTreeMap::new(),
+            paused_at: BTreeMap::new(),
             blocked: BTreeSet::new(),
             network: Vec::new(),
             now: 0,
             targets: [Incarnation(1); CLIENTS],
             waiting: BTreeMap::new(),
             tickets: 0,
+            sessions: Vec::new(),
+            streams: BTreeMap::new(),
+            last_link: 0,
             counts: BTreeMap::new(),
             lives: seed << 20,
             is_healed: false,
@@ -126,12 +137,14 @@ impl Sim {
             disk.write(&Write::bootstrap(configuration(count), 0)).expect("the first write fits");
             sim.start(id, disk, BTreeMap::new());
         }
+        sim.sessions = (0..SESSION_CLIENTS).map(|client| sim.new_session_client(client)).collect();
         sim
     }
 
     fn start(&mut self, id: Incarnation, disk: MemStorage, files: BTreeMap<LogPosition, File>) {
         self.lives += 1;
-        let node = Node::start(id, &self.plan, disk, files, self.lives);
+        let clock_began_ms = self.rng.random_range(0..100_000);
+        let node = Node::start(id, &self.plan, disk, files, (self.lives, clock_began_ms));
         self.nodes.insert(id, node);
         self.witness.check_node(&self.nodes[&id]);
     }
@@ -140,14 +153,20 @@ impl Sim {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    fn monotonic_ms(&self) -> u64 {
+    /// The one true time.
+    fn now_ms(&self) -> u64 {
         self.now * STEP_MS
     }
 
+    /// A node's own clock.
+    fn clock_ms(&self, node: Incarnation) -> u64 {
+        self.nodes[&node].clock_began_ms + self.now_ms()
+    }
+
     /// The wall clocks of nodes differ and jump.
-    fn clocks(&mut self) -> Now {
-        let wall_ms = (5000 + self.now * STEP_MS).saturating_sub(self.rng.random_range(0..2000));
-        Now { wall_ms, monotonic_ms: self.monotonic_ms() }
+    fn clocks(&mut self, node: Incarnation) -> Now {
+        let wall_ms = (5000 + self.now_ms()).saturating_sub(self.rng.random_range(0..2000));
+        Now { wall_ms, monotonic_ms: self.clock_ms(node) }
     }
 
     fn step(&mut self, is_faulty: bool) {
@@ -156,16 +175,27 @@ impl Sim {
             self.inject_faults();
             (0..CLIENTS).for_each(|client| self.run_client(client));
         }
+        (0..SESSION_CLIENTS).for_each(|client| self.run_session_client(client));
+        self.paused.retain(|_, until| *until > self.now);
+        self.paused_at.extend(self.paused.keys().map(|id| (*id, self.now)));
         self.deliver();
-        let up: Vec<_> = self.nodes.keys().copied().filter(|id| !self.down.contains(id)).collect();
-        for id in up {
+        self.deliver_frames();
+        let is_running = |id: &Incarnation| !self.down.contains(id) && !self.paused.contains_key(id);
+        let running: Vec<_> = self.nodes.keys().copied().filter(is_running).collect();
+        for id in running {
             self.run_node(id);
         }
-        let overdue = self.waiting.values().find(|waiting| {
-            matches!(waiting.asked, Asked::Write { .. }) && waiting.deadline_ms + ANSWER_SLACK_MS < self.monotonic_ms()
-        });
-        if let Some(Waiting { node, asked: Asked::Write { number }, .. }) = overdue {
-            panic!("write {number} at {node} was not answered by its deadline");
+        self.check_deadlines();
+    }
+
+    fn check_deadlines(&self) {
+        for waiting in self.waiting.values() {
+            let Asked::Write { number, .. } = waiting.asked else { continue };
+            let paused_ms = self.nodes[&waiting.node].clock_began_ms
+                + self.paused_at.get(&waiting.node).copied().unwrap_or_default() * STEP_MS;
+            let latest_ms = waiting.deadline_ms.max(paused_ms) + ANSWER_SLACK_MS;
+            let node = waiting.node;
+            assert!(latest_ms >= self.clock_ms(node), "write {number} at {node} was not answered by its deadline");
         }
     }
 
@@ -176,7 +206,7 @@ impl Sim {
     }
 
     fn run_node(&mut self, id: Incarnation) {
-        let clocks = self.clocks();
+        let clocks = self.clocks(id);
         let is_over = |until: Option<&u64>| until.is_none_or(|until| *until <= self.now);
         let disk_works = is_over(self.stalled_disks.get(&id));
         let machine_works = is_over(self.slow_machines.get(&id));
@@ -212,7 +242,9 @@ impl Sim {
                 if entries.len() > 1 {
                     self.count("several entries in one job");
                 }
-                self.witness.applied(&entries, &applied, self.nodes[&id].machine.chain());
+                let chain = self.nodes[&id].machine.chain();
+                let now_ms = self.now_ms();
+                self.witness.applied(&entries, &applied, chain, &mut self.promises, now_ms);
             }
             Some(Done::Answered(1)) => {}
             Some(Done::Answered(_)) => self.count("several queries in one job"),
@@ -228,7 +260,7 @@ impl Sim {
 
     /// Carries out what a replica wants done.
     fn settle(&mut self, id: Incarnation) {
-        let clocks = self.clocks();
+        let clocks = self.clocks(id);
         let node = self.nodes.get_mut(&id).expect("a node");
         let effects = node.effects(clocks);
         let mut unsent = Vec::new();
@@ -245,6 +277,9 @@ impl Sim {
         unsent.into_iter().for_each(|to| self.replica(id).snapshot_sent(to, false));
         for answer in effects.answers {
             self.on_answer(id, answer.ticket, answer.result);
+        }
+        for (link, event) in effects.events {
+            self.say(link, event);
         }
     }
 
@@ -263,7 +298,10 @@ impl Sim {
     /// Whatever is due on one step comes in any order.
     fn deliver(&mut self) {
         let now = self.now;
-        let mut due: Vec<_> = self.network.extract_if(.., |travelling| travelling.due <= now).collect();
+        let paused = &self.paused;
+        let is_due =
+            |travelling: &mut Travelling| travelling.due <= now && !paused.contains_key(&travelling.envelope.to);
+        let mut due: Vec<_> = self.network.extract_if(.., is_due).collect();
         while !due.is_empty() {
             let Travelling { envelope, file, .. } = due.swap_remove(self.rng.random_range(0..due.len()));
             let (from, to) = (envelope.from, envelope.to);
@@ -279,7 +317,7 @@ impl Sim {
                 self.count("lost message");
                 continue;
             }
-            let clocks = self.clocks();
+            let clocks = self.clocks(to);
             let node = self.nodes.get_mut(&to).expect("a node");
             if let (Some(file), Message::Snapshot { meta }) = (file, &envelope.message) {
                 node.files.insert(meta.position, file);
@@ -314,6 +352,7 @@ impl Sim {
         let nodes: Vec<_> = self.nodes.keys().copied().collect();
         nodes.iter().for_each(|node| self.ask_read(0, *node));
         (0..100).for_each(|_| self.step(false));
+        self.check_sessions();
         let expected = (writes + 2 * max_log_count, reads + nodes.len() as u64);
         assert_eq!(answered(self), expected, "a healed cluster serves");
         self.witness.check_end(self.nodes.values());
@@ -331,7 +370,7 @@ fn plan(rng: &mut ChaCha8Rng) -> Plan {
         max_append_bytes: 150,
         max_inflight_messages: 4,
         max_inflight_bytes: 400,
-        max_uncommitted_bytes: 500,
+        max_uncommitted_bytes: if rng.random() { 500 } else { 5000 },
         max_apply_bytes: 300,
         cached_log_bytes: 300,
         ..ConfigValues::default()
@@ -339,9 +378,11 @@ fn plan(rng: &mut ChaCha8Rng) -> Plan {
     let settings = Settings {
         max_log_count: rng.random_range(5..30),
         kept_log_count: rng.random_range(0..6),
+        max_sessions: if rng.random() { 3 } else { 1000 },
+        max_unacknowledged: rng.random_range(2..8),
         ..Settings::default()
     };
-    let genesis = Genesis { cluster: ClusterId(7), component: Digest::of(b"list"), config: Bytes::new(), settings };
+    let genesis = Genesis { cluster: ClusterId(7), component: Digest::of(b"numbers"), config: Bytes::new(), settings };
     Plan { config: Config::new(values).expect("a valid configuration"), genesis }
 }
 
@@ -349,41 +390,46 @@ fn run(seed: u64, steps: u64) -> Sim {
     let mut sim = Sim::new(seed);
     (0..steps).for_each(|_| sim.step(true));
     sim.check_liveness();
+    if seed.is_multiple_of(CHECKED_EVERY) {
+        let checked = sim.history.check();
+        *sim.counts.entry("operations checked for linearizability").or_default() += checked;
+    }
     sim
 }
 
-fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+fn number_from(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
 #[test]
 fn whole_replicas_keep_their_promises_to_clients() {
-    let seeds = match number_from("REPLICA_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number_from("REPLICA_SIM_SEEDS").unwrap_or(SEEDS),
-    };
-    let is_full = seeds.end - seeds.start >= SEEDS;
-    let mut counts = BTreeMap::<_, u64>::new();
-    let mut entries = 0;
-    for seed in seeds {
-        match catch_unwind(AssertUnwindSafe(|| run(seed, STEPS))) {
+    let from = number_from("REPLICA_SIM_FROM", 0);
+    let (seeds, steps) = (number_from("REPLICA_SIM_SEEDS", SEEDS), number_from("REPLICA_SIM_STEPS", STEPS));
+    let (start, mut counts, mut entries) = (Instant::now(), BTreeMap::<_, u64>::new(), 0);
+    for seed in from..from + seeds {
+        match catch_unwind(AssertUnwindSafe(|| run(seed, steps))) {
             Ok(sim) => {
                 entries += sim.witness.last().0;
                 sim.counts.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count);
             }
             Err(panic) => {
                 eprintln!(
-                    "failed with seed {seed}; again: \
-                     REPLICA_SIM_SEED={seed} cargo test --no-default-features --test core replica_sim"
+                    "failed with seed {seed}; again: REPLICA_SIM_FROM={seed} REPLICA_SIM_SEEDS=1 \
+                     REPLICA_SIM_STEPS={steps} cargo test --no-default-features --test core replica_sim"
                 );
                 std::panic::resume_unwind(panic);
             }
         }
+        let done = seed + 1 - from;
+        if done == seeds || done.is_multiple_of(REPORT_EVERY) {
+            let rate = done as f64 / start.elapsed().as_secs_f64();
+            println!("{done} seeds of {steps} steps, {rate:.1} a second; next: REPLICA_SIM_FROM={}", seed + 1);
+        }
     }
     println!("{entries} entries applied; {counts:#?}");
     for wanted in WANTED {
-        assert!(!is_full || counts.get(wanted).is_some_and(|count| *count > 20), "hardly any '{wanted}'");
+        let is_seen = counts.get(wanted).is_some_and(|count| *count > 20);
+        assert!(seeds < SEEDS_FOR_ALL || is_seen, "hardly any '{wanted}'");
     }
 }
 

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use zraft::machine::{Applied, Genesis, HashChain, HostPart, Machine, SessionTerms, SnapshotHead};
 use zraft::raft::{Config, Entry, LogRead, MemStorage, SnapshotMeta, Write, WriteToken};
 use zraft::replica::{Effects, Job, Now, Query, QueryAnswer, Replica};
-use zraft::types::{Incarnation, LogPosition, SessionId};
+use zraft::types::{Incarnation, Index, LogPosition, SessionId};
 
 use super::STEP_MS;
-use super::backend::ListFactory;
+use super::backend::NumbersFactory;
 
 /// What all nodes have in common.
 pub struct Plan {
@@ -57,6 +57,10 @@ pub struct Node {
     reports: VecDeque<Report>,
     /// A snapshot was asked for, and the replica has not been told what became of it.
     snapshot_in_progress: bool,
+    /// Its clock began to count at another moment than others.
+    pub clock_began_ms: u64,
+    /// The replica has not seen what entries up to this have changed.
+    pub knows_changes_after: Index,
 }
 
 impl Node {
@@ -66,13 +70,13 @@ impl Node {
         plan: &Plan,
         disk: MemStorage,
         files: BTreeMap<LogPosition, File>,
-        seed: u64,
+        (seed, clock_began_ms): (u64, u64),
     ) -> Self {
         let restored = disk.restored();
         let snapshot = restored.snapshot.clone();
         let machine = match &snapshot {
             Some(meta) => files.get(&meta.position).expect("the snapshot of a peer is a durable file").open(),
-            None => Machine::start(plan.genesis.clone(), &ListFactory).expect("a list starts"),
+            None => Machine::start(plan.genesis.clone(), &NumbersFactory).expect("numbers start"),
         };
         let start = snapshot.map(|meta| Report::Restored(meta, machine.chain(), machine.sessions()));
         Self {
@@ -86,6 +90,8 @@ impl Node {
             log_reads: VecDeque::new(),
             reports: start.into_iter().collect(),
             snapshot_in_progress: false,
+            clock_began_ms,
+            knows_changes_after: Index::ZERO,
         }
     }
 
@@ -125,7 +131,7 @@ impl Node {
                 (report, Done::Restored(meta))
             }
             Job::Apply(entries) => {
-                let applied = self.machine.apply(&entries).expect("a list does not die");
+                let applied = self.machine.apply(&entries).expect("numbers do not die");
                 (Report::Applied(applied.clone(), self.machine.chain()), Done::Applied(entries, applied))
             }
             Job::Query(queries) => {
@@ -145,7 +151,7 @@ impl Node {
 
     fn answer(&mut self, query: &Query) -> QueryAnswer {
         let index = self.machine.applied().index;
-        let result = Ok(self.machine.query(&query.request).expect("a list does not die"));
+        let result = Ok(self.machine.query(&query.request).expect("numbers do not die"));
         QueryAnswer { asker: query.asker, index, result }
     }
 
@@ -165,7 +171,10 @@ impl Node {
                 }
             }
             Report::Applied(applied, chain) => self.replica.applied(applied, chain),
-            Report::Restored(meta, chain, sessions) => self.replica.restored(&meta, chain, sessions),
+            Report::Restored(meta, chain, sessions) => {
+                self.knows_changes_after = meta.position.index;
+                self.replica.restored(&meta, chain, sessions);
+            }
             Report::Answered(answers) => self.replica.answered(answers),
             Report::SnapshotTaken(meta) => self.replica.snapshot_taken(meta),
             Report::SnapshotFailed => self.replica.snapshot_failed(),
@@ -181,7 +190,7 @@ impl File {
             chunks.push(chunk);
             Ok(())
         };
-        machine.write_snapshot(&mut sink).expect("a list can be written");
+        machine.write_snapshot(&mut sink).expect("numbers can be written");
         let mut head = machine.snapshot_head(meta.clone());
         head.host = HostPart::decode(&head.host.encode()).expect("a host part as it was written");
         Self { head, chunks }
@@ -189,6 +198,7 @@ impl File {
 
     fn open(&self) -> Machine {
         let mut chunks = self.chunks.iter().cloned();
-        Machine::restore(self.head.clone(), &ListFactory, &mut || Ok(chunks.next())).expect("a list can be restored")
+        Machine::restore(self.head.clone(), &NumbersFactory, &mut || Ok(chunks.next()))
+            .expect("numbers can be restored")
     }
 }

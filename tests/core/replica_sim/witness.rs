@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use zraft::machine::{Applied, BackendReply, Command, Genesis, HashChain, Machine, Outcome};
+use zraft::machine::{Applied, BackendReply, Command, Genesis, HashChain, Key, Machine, Outcome};
 use zraft::raft::{Entry, Payload};
 use zraft::types::Index;
 
-use super::backend::{ListFactory, number};
+use super::backend::{KeyState, NumbersFactory, OWNERS, QUERY_HEAD_BYTES, command, number};
 use super::node::Node;
+use super::promises::SessionPromises;
 
 /// One applied entry, and the state behind it.
 struct Record {
     entry: Entry,
     outcome: Outcome,
     chain: HashChain,
-    /// What a query answers from that state; it begins with the index.
-    answer: Bytes,
+    changed: Vec<Key>,
 }
 
 /// What is known of the past. History grows with whichever replica is first to apply an entry.
@@ -25,6 +25,8 @@ pub struct Witness {
     machine: Machine,
     /// What was applied; the entry at index `i` is at `i - 1`.
     records: Vec<Record>,
+    /// What was under each key from an entry on that has changed it.
+    states: BTreeMap<Key, Vec<(Index, Bytes)>>,
     /// Where each written number stands.
     placed: BTreeMap<u64, Index>,
     /// Numbers whose clients were told that nothing was changed.
@@ -40,14 +42,20 @@ pub struct Witness {
 impl Witness {
     pub fn new(genesis: &Genesis) -> Self {
         Self {
-            machine: Machine::start(genesis.clone(), &ListFactory).expect("a list starts"),
+            machine: Machine::start(genesis.clone(), &NumbersFactory).expect("numbers start"),
             records: Vec::new(),
+            states: BTreeMap::new(),
             placed: BTreeMap::new(),
             never: BTreeSet::new(),
             unknown: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
             known: Index::ZERO,
         }
+    }
+
+    /// A client has seen the state of this index.
+    pub fn know(&mut self, index: Index) {
+        self.known = self.known.max(index);
     }
 
     /// What a read that is asked now must at least know.
@@ -73,33 +81,55 @@ impl Witness {
     }
 
     /// A replica has applied entries; its chain is now `chain`.
-    pub fn applied(&mut self, entries: &[Entry], applied: &[Applied], chain: HashChain) {
+    pub fn applied(
+        &mut self,
+        entries: &[Entry],
+        applied: &[Applied],
+        chain: HashChain,
+        promises: &mut SessionPromises,
+        now_ms: u64,
+    ) {
         assert_eq!(entries.len(), applied.len());
         for (entry, applied) in entries.iter().zip(applied) {
             if entry.index > self.last() {
-                self.learn(entry);
+                self.learn(entry, promises, now_ms);
             }
             let record = self.record(entry.index);
             assert_eq!(record.entry, *entry, "replicas apply the same entries");
             assert_eq!(record.outcome, applied.outcome, "replicas answer the same at {}", entry.index);
+            assert_eq!(record.changed, applied.changed, "replicas change the same at {}", entry.index);
         }
         let last = entries.last().expect("no job is empty").index;
         assert_eq!(self.record(last).chain, chain, "hash chains are equal at {last}");
     }
 
-    fn learn(&mut self, entry: &Entry) {
-        let applied = self.machine.apply(std::slice::from_ref(entry)).expect("a list does not die").remove(0);
-        let answer = self.machine.query(b"").expect("a list does not die").reply.expect("a list refuses no query");
+    fn learn(&mut self, entry: &Entry, promises: &mut SessionPromises, now_ms: u64) {
+        let applied = self.machine.apply(std::slice::from_ref(entry)).expect("numbers do not die").remove(0);
+        let mut query = |request: &[u8]| {
+            let answer = self.machine.query(request).expect("numbers do not die");
+            answer.reply.expect("numbers refuse no query")
+        };
+        for key in &applied.changed {
+            let state = query(key).split_off(QUERY_HEAD_BYTES);
+            self.states.entry(key.clone()).or_default().push((entry.index, state));
+        }
         if let Payload::Data(data) = &entry.payload {
             let command = Command::decode(data).expect("a command as it was written");
-            let Command::Write { data } = command else { panic!("no client has a session") };
-            let number = number(&data);
-            assert!(!self.never.contains(&number), "write {number} was said to change nothing, and stands in the log");
-            let before = self.placed.insert(number, entry.index);
-            assert_eq!(before, None, "write {number} is applied twice");
+            let has_run = promises.applied(entry.index, &command, &applied.outcome, &applied.changed, now_ms);
+            promises.check_owned(&query(&OWNERS));
+            if let (true, Command::Write { data } | Command::SessionWrite { data, .. }) = (has_run, &command) {
+                self.place(number(data), entry.index);
+            }
         }
+        let Applied { outcome, changed, .. } = applied;
         let chain = self.machine.chain();
-        self.records.push(Record { entry: entry.clone(), outcome: applied.outcome, chain, answer });
+        self.records.push(Record { entry: entry.clone(), outcome, chain, changed });
+    }
+
+    fn place(&mut self, number: u64, index: Index) {
+        assert!(!self.never.contains(&number), "write {number} was said to change nothing, and stands in the log");
+        let before = self.placed.insert(number, index);
+        assert_eq!(before, None, "write {number} is applied twice");
     }
 
     /// A client was told where its write stands and what the backend said.
@@ -109,6 +139,23 @@ impl Witness {
         assert_eq!(self.record(index).outcome, outcome, "write {number} gets the outcome of another");
         assert_eq!(self.acknowledged.insert(number, index), None, "write {number} is acknowledged twice");
         self.known = self.known.max(index);
+    }
+
+    /// A client was told where a command of its session has run.
+    pub fn session_acknowledged(&mut self, number: u64, index: Index) {
+        assert_eq!(self.placed.get(&number), Some(&index), "command {number} is acknowledged where it does not stand");
+        assert_eq!(self.acknowledged.insert(number, index), None, "command {number} is acknowledged twice");
+    }
+
+    /// A client was not answered before its session has ended: what has not run never will. Tells whether that is so.
+    pub fn never_if_not_placed(&mut self, number: u64) -> bool {
+        let is_placed = self.placed.contains_key(&number);
+        if is_placed {
+            self.unknown.insert(number)
+        } else {
+            self.never.insert(number)
+        };
+        !is_placed
     }
 
     /// A client was told that its write changed nothing and never will.
@@ -124,13 +171,23 @@ impl Witness {
 
     /// A client has read. Its answer is the state at one index: not one before `floor`, which some client knew of
     /// when the read was asked.
-    pub fn read(&mut self, floor: Index, index: Index, answer: &Bytes) {
+    pub fn read(&mut self, floor: Index, index: Index, keys: &[u8], answer: &Bytes) {
         assert_eq!(index, Index(number(&answer[..8])), "a read of another state than it is said to be");
         assert!(index >= floor, "a stale read: of {index}, when {floor} was known already");
-        if index > Index::ZERO {
-            assert_eq!(self.record(index).answer, answer, "a read of what was never the state at {index}");
+        let time_ms = if index == Index::ZERO { 0 } else { self.record(index).entry.time_ms };
+        let states = keys.iter().map(|key| self.state(*key, index));
+        let expected = [command(index.0), command(time_ms)].into_iter().chain(states).collect::<Vec<_>>().concat();
+        assert_eq!(answer, &expected, "a read of what was never the state at {index}");
+        self.know(index);
+    }
+
+    /// What was under a key behind the entry at `index`.
+    fn state(&self, key: u8, index: Index) -> Bytes {
+        let states = self.states.get(&[key][..]).map(Vec::as_slice).unwrap_or_default();
+        match states.partition_point(|(since, _)| *since <= index) {
+            0 => vec![0; 8 * KeyState::WORDS].into(),
+            after => states[after - 1].1.clone(),
         }
-        self.known = self.known.max(index);
     }
 
     pub fn check_machine(&self, machine: &Machine) {
