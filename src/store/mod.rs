@@ -14,6 +14,7 @@
 //!
 //! ```text
 //! log_dir/log.redb                                     meta: version, node; rounds: seq -> round
+//! log_dir/head                                         the newest round, to notice that it is lost
 //! log_dir/components/<digest>.wasm
 //! snapshot_dir/node                                    whose folder it is
 //! snapshot_dir/<incarnation>/<index>-<term>.snap
@@ -34,6 +35,7 @@ mod disk;
 mod error;
 mod files;
 mod format;
+mod head;
 mod index;
 mod look;
 mod overlay;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::StoreError;
-use super::database::RoundsTable;
+use super::database::{self, RoundsTable};
 use super::format::{self, Damage, Location};
 use super::index::{GroupLog, Ledger};
 use super::rounds::Change;
@@ -41,13 +41,10 @@ impl View {
         let mut size_bytes = 0;
         let mut row = None;
         for (location, expected) in locations.into_iter().zip(read.from.0..) {
-            let damaged = |reason: String| super::database::damaged(&self.path, location.seq, Damage::Content(reason));
+            let damaged = |reason: String| database::damaged(&self.path, location.seq, Damage::Content(reason));
             let value = match row.take() {
                 Some((seq, value)) if seq == location.seq => value,
-                _ => table
-                    .get(location.seq)
-                    .map_err(StoreError::database(&self.path))?
-                    .ok_or_else(|| damaged("it is gone".to_owned()))?,
+                _ => database::round(&table, &self.path, location.seq)?,
             };
             let bytes = location.slice(value.value()).ok_or_else(|| damaged("it is cut short".to_owned()))?;
             let entry = format::decode_entry(bytes).map_err(damaged)?;
