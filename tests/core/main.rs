@@ -1,11 +1,16 @@
 //! Tests of the layers that need neither a clock nor a disk nor a network.
 
 mod bounds;
+#[cfg(feature = "store")]
+mod cuts;
+#[cfg(feature = "store")]
+mod disk;
 mod exhaustive;
 mod hostile;
 mod peer;
 mod replica_sim;
 mod script;
 mod sim;
+mod storage;
 mod timeouts;
 mod words;
