@@ -13,7 +13,7 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::database::{self, ROUNDS};
 use super::disk::SystemDisk;
-use super::format::{self, Damage};
+use super::format;
 use super::head::Head;
 use super::recovery::{Recovered, Recovery};
 use super::rounds::stored_peers;
@@ -179,10 +179,10 @@ impl StoreCheck {
             let (seq, round) = row.map_err(StoreError::database(path))?;
             let (seq, round) = (seq.value(), round.value());
             rounds += 1;
-            let checked = format::parse(seq, round).and_then(|records| match &mut recovery {
-                Some(recovery) => recovery.round(seq, round.len() as u64, records).map_err(Damage::Content),
-                None => Ok(()),
-            });
+            let checked = match &mut recovery {
+                Some(recovery) => recovery.round(seq, round),
+                None => format::parse(seq, round).map(drop),
+            };
             if let Err(damage) = checked {
                 self.add_damage(path, database::damaged(path, seq, damage));
                 recovery = None;

@@ -108,7 +108,7 @@ fn open_file(
 ) -> Result<Database, StoreError> {
     let storage = disk.open_storage(path).map_err(StoreError::io(path, "open"))?;
     let mut builder = Database::builder();
-    builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(true);
+    builder.set_cache_size(options.cache_bytes / 2).set_check_integrity_on_open(true);
     let storage = PatientStorage::new(storage, Arc::clone(patience));
     builder.create_with_backend(storage).map_err(StoreError::database(path))
 }
@@ -196,11 +196,8 @@ pub(super) fn recover(database: &Database, path: &Path) -> Result<Recovered, Sto
     let mut recovery = Recovery::new(first.map_or(1, |(seq, _)| seq.value()));
     for row in table.range::<u64>(..).map_err(StoreError::database(path))? {
         let (seq, round) = row.map_err(StoreError::database(path))?;
-        let (seq, round) = (seq.value(), round.value());
-        let records = format::parse(seq, round).map_err(|damage| damaged(path, seq, damage))?;
-        recovery
-            .round(seq, round.len() as u64, records)
-            .map_err(|reason| damaged(path, seq, Damage::Content(reason)))?;
+        let seq = seq.value();
+        recovery.round(seq, round.value()).map_err(|damage| damaged(path, seq, damage))?;
     }
     recovery.finish().map_err(|reason| StoreError::corrupt(path, reason))
 }

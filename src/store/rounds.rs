@@ -44,7 +44,7 @@ pub struct Journal {
 #[derive(Debug)]
 pub(super) enum Change {
     /// The peer's whole state is in this round, in so many bytes.
-    State { incarnation: Incarnation, size_bytes: u64 },
+    State { incarnation: Incarnation, size_bytes: u32 },
     /// These entries are in this round now.
     Moved { incarnation: Incarnation, entries: Vec<(Index, Location)> },
     /// A write.
@@ -122,7 +122,7 @@ impl Journal {
         self.write_row(seq, &bytes, through)?;
         self.head.advance(seq);
         self.since_purge = (self.since_purge.0 + 1, self.since_purge.1 + bytes.len() as u64);
-        self.ledger.add_round(bytes.len() as u64);
+        self.ledger.add_round(bytes.len() as u32);
         self.view.advance(latest(&self.database, &self.path)?, seq, &changes, &mut self.ledger);
         if let Some(through) = through {
             self.ledger.purge(through);
@@ -250,10 +250,10 @@ impl Journal {
             let incarnation = record.incarnation;
             let holds_state = matches!(record.header, Header::Create { .. } | Header::Moved { .. });
             if holds_state && self.ledger.has_header(incarnation, seq) {
-                found_bytes += record.header_bytes;
+                found_bytes += u64::from(record.header_bytes);
                 purge.moved.entry(incarnation).or_default();
             }
-            for (entry, location) in record.entries {
+            for (entry, location) in record.entries.iter().zip(record.locations) {
                 if self.view.location(incarnation, entry.index) == Some(location) {
                     let bytes = location.slice(row).expect("the entry was just parsed from there");
                     found_bytes += bytes.len() as u64;

@@ -12,7 +12,8 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::StoreError;
 use super::database::{self, RoundsTable};
 use super::format::{self, Damage, Location};
-use super::index::{GroupLog, Ledger};
+use super::group_log::GroupLog;
+use super::index::Ledger;
 use super::rounds::Change;
 use crate::raft::{Entry, LogRead};
 use crate::types::{Incarnation, Index};
@@ -117,26 +118,23 @@ impl Current {
             }
             Change::Moved { incarnation, entries } => {
                 let group = self.groups.get_mut(incarnation).expect("only known peers are moved");
-                for (index, location) in entries {
-                    let old = group.relocate(*index, *location).expect("only entries in the log are moved");
-                    ledger.remove_entry(old);
-                    ledger.add_entry(*location);
-                }
+                group.relocate(entries, |location| ledger.remove_entry(location));
+                entries.iter().for_each(|(_, location)| ledger.add_entry(*location));
             }
             Change::Written { incarnation, discard, truncate, appended } => {
                 let group = self.groups.get_mut(incarnation).expect("only known peers are written");
                 if let Some(base) = *discard {
-                    group.discard_through(base).for_each(|location| ledger.remove_entry(location));
+                    group.discard_through(base, |location| ledger.remove_entry(location));
                 }
                 if let Some(from) = *truncate {
-                    group.truncate_from(from).for_each(|location| ledger.remove_entry(location));
+                    group.truncate_from(from, |location| ledger.remove_entry(location));
                 }
                 appended.iter().for_each(|location| ledger.add_entry(*location));
                 group.append(appended);
             }
             Change::Removed { incarnation } => {
                 let group = self.groups.remove(incarnation).unwrap_or_default();
-                group.locations().for_each(|location| ledger.remove_entry(*location));
+                group.locations().for_each(|location| ledger.remove_entry(location));
                 ledger.remove_header(*incarnation);
             }
         }
