@@ -6,8 +6,7 @@
 //! The format has no names and no versions in it. What is kept or sent is versioned around it: rounds and snapshot
 //! files carry a format version, connections agree on one by ALPN.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// Why bytes are not a value of the expected type. The sender, or the disk, is to blame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,11 +48,11 @@ pub fn encode_into<T: Serialize>(value: &T, buffer: &mut Vec<u8>) {
     bincode::serde::encode_into_std_write(value, buffer, CONFIG).expect("encoding to memory cannot fail");
 }
 
-/// Decodes a value that fills `bytes` exactly.
+/// Decodes a value that fills `bytes` exactly; it may borrow from them.
 ///
 /// # Errors
 /// [`DecodeError`] when the bytes are not one value of the type.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
     let what = std::any::type_name::<T>();
     let (value, used) = decode_prefix(bytes)?;
     match bytes.len() - used {
@@ -62,21 +61,21 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     }
 }
 
-/// Decodes a value from the front of `bytes` and says how many bytes it took.
+/// Decodes a value from the front of `bytes`, from which it may borrow, and says how many bytes it took.
 ///
 /// # Errors
 /// [`DecodeError::Malformed`] when `bytes` does not begin with a value of the type.
-pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+pub fn decode_prefix<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, usize), DecodeError> {
     // A byte string is reserved in full before it is read, bounded by the decoder's limit alone, which is a constant.
     // It counts integers by their size in memory, up to 16 times their encoding; hence the smallest constant that
     // is at least 16 times the input.
     let decoded = match bytes.len() {
-        0..=0x100 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x1000>()),
-        0x101..=0x1000 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x1_0000>()),
-        0x1001..=0x1_0000 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x10_0000>()),
-        0x1_0001..=0x10_0000 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x100_0000>()),
-        0x10_0001..=0x100_0000 => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x1000_0000>()),
-        _ => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<0x10_0000_0000>()),
+        0..=0x100 => bincode::serde::borrow_decode_from_slice(bytes, CONFIG.with_limit::<0x1000>()),
+        0x101..=0x1000 => bincode::serde::borrow_decode_from_slice(bytes, CONFIG.with_limit::<0x1_0000>()),
+        0x1001..=0x1_0000 => bincode::serde::borrow_decode_from_slice(bytes, CONFIG.with_limit::<0x10_0000>()),
+        0x1_0001..=0x10_0000 => bincode::serde::borrow_decode_from_slice(bytes, CONFIG.with_limit::<0x100_0000>()),
+        0x10_0001..=0x100_0000 => bincode::serde::borrow_decode_from_slice(bytes, CONFIG.with_limit::<0x1000_0000>()),
+        _ => bincode::serde::borrow_decode_from_slice(bytes, CONFIG.with_limit::<0x10_0000_0000>()),
     };
     decoded.map_err(|error| DecodeError::Malformed { what: std::any::type_name::<T>(), reason: error.to_string() })
 }

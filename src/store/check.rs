@@ -13,7 +13,8 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::database::{self, ROUNDS};
 use super::disk::SystemDisk;
-use super::format::{self, Damage};
+use super::format;
+use super::head::Head;
 use super::recovery::{Recovered, Recovery};
 use super::rounds::stored_peers;
 use super::{Components, SnapshotHeader, StoreError, StoredPeer, look, snapshots};
@@ -48,8 +49,8 @@ pub struct CheckedLog {
     pub path: PathBuf,
     /// Its size in bytes.
     pub size_bytes: u64,
-    /// Whose it is; none when the node was killed before it had made it.
-    pub node: Option<NodeAddr>,
+    /// Whose it is.
+    pub node: NodeAddr,
     /// How many commit rounds are in it.
     pub rounds: u64,
     /// Whether the node has closed it. If not, the node was killed, and the next start repairs the file.
@@ -136,7 +137,7 @@ impl StoreCheck {
             self.missing_log(log_dir, snapshot_dir);
             return Ok(());
         }
-        let checked = look::open(&path).and_then(|database| self.database(&database, &path));
+        let checked = database::guarded(&path, || self.database(&look::open(&path)?, &path));
         // The database is closed again: redb lets nobody else look while it is open.
         let was_closed = checked.and_then(|()| look::was_closed(&path));
         match was_closed {
@@ -163,9 +164,8 @@ impl StoreCheck {
     fn database(&mut self, database: &Database, path: &Path) -> Result<(), StoreError> {
         let size_bytes = fs::metadata(path).map_err(StoreError::io(path, "measure"))?.len();
         let node = database::read_node(database, path)?;
-        let is_new = node.is_none();
         self.log = Some(CheckedLog { path: path.to_owned(), size_bytes, node, rounds: 0, was_closed: false });
-        if is_new { Ok(()) } else { self.rounds(database, path) }
+        self.rounds(database, path)
     }
 
     /// Checks every round, also after one that is damaged; only then, what they add up to is not known.
@@ -179,10 +179,10 @@ impl StoreCheck {
             let (seq, round) = row.map_err(StoreError::database(path))?;
             let (seq, round) = (seq.value(), round.value());
             rounds += 1;
-            let checked = format::parse(seq, round).and_then(|records| match &mut recovery {
-                Some(recovery) => recovery.round(seq, round.len() as u64, records).map_err(Damage::Content),
-                None => Ok(()),
-            });
+            let checked = match &mut recovery {
+                Some(recovery) => recovery.round(seq, round),
+                None => format::parse(seq, round).map(drop),
+            };
             if let Err(damage) = checked {
                 self.add_damage(path, database::damaged(path, seq, damage));
                 recovery = None;
@@ -195,12 +195,12 @@ impl StoreCheck {
         let Some(recovery) = recovery else { return Ok(()) };
         let recovered = recovery.finish().map_err(|reason| StoreError::corrupt(path, reason))?;
         self.peers = checked_peers(&recovered);
-        Ok(())
+        Head::check(&SystemDisk, path, &recovered.ledger)
     }
 
     /// The snapshot folder must be that of the same node.
     fn owner(&mut self, snapshot_dir: &Path) {
-        let Some(node) = self.log.as_ref().and_then(|log| log.node.clone()) else { return };
+        let Some(node) = self.log.as_ref().map(|log| log.node.clone()) else { return };
         let checked = database::check_owner(&SystemDisk, snapshot_dir, &node);
         self.note(snapshot_dir, checked);
     }

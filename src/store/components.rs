@@ -26,6 +26,8 @@ impl Components {
         let dir = log_dir.join(FOLDER);
         files::create_dir(disk.as_ref(), &dir)?;
         files::remove_files(disk.as_ref(), &dir, files::is_temporary)?;
+        // Those that are found are taken for durable from here on.
+        files::sync_dir(disk.as_ref(), &dir)?;
         Ok(Self { disk, dir: dir.into() })
     }
 

@@ -1,13 +1,15 @@
 //! The database file: whose it is, which version, and the rounds in it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{AccessGuard, Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::disk::Disk;
 use super::files::{self, Draft};
 use super::format::{self, Damage};
+use super::head::Head;
 use super::patience::{Patience, PatientStorage};
 use super::recovery::{Recovered, Recovery};
 use super::{Snapshots, StoreError, StoreOptions};
@@ -28,9 +30,24 @@ const META_NODE: &str = "node";
 const VERSION: u32 = 1;
 
 const FILE_NAME: &str = "log.redb";
+/// What it is called until it is whole.
+const NEW_FILE_NAME: &str = "log.redb.tmp";
 
 /// Says in the snapshot folder whose it is. Written once the log exists, so that a log that goes missing is noticed.
 const OWNER_FILE_NAME: &str = "node";
+
+/// Does something to the database at `path`, which may be damaged: redb panics on some damage.
+pub(super) fn guarded<T>(path: &Path, act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(StoreError::corrupt(path, format!("the database panicked: {}", text.unwrap_or("no reason is given"))))
+    })
+}
+
+/// Where a node's database is.
+pub(super) fn path_in(log_dir: &Path) -> PathBuf {
+    log_dir.join(FILE_NAME)
+}
 
 /// Opens the node's database, creating it if the node is new.
 ///
@@ -42,40 +59,62 @@ pub(super) fn open(
     disk: &Arc<dyn Disk>,
     options: &StoreOptions,
     patience: &Arc<Patience>,
-) -> Result<(Database, PathBuf), StoreError> {
+    path: &Path,
+) -> Result<Database, StoreError> {
     files::create_dir(disk.as_ref(), &options.log_dir)?;
     files::create_dir(disk.as_ref(), &options.snapshot_dir)?;
-    let path = path_in(&options.log_dir);
-    let mut builder = Database::builder();
-    builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(true);
-    let storage = disk.open_storage(&path).map_err(StoreError::io(&path, "open"))?;
-    let storage = PatientStorage::new(storage, Arc::clone(patience));
-    let database = builder.create_with_backend(storage).map_err(StoreError::database(&path))?;
-    match read_node(&database, &path)? {
+    match files::size_bytes(disk.as_ref(), path)? {
         None => {
             refuse_lost_log(disk.as_ref(), options)?;
-            initialize(&database, &options.node).map_err(StoreError::database(&path))?;
-            files::sync_dir(disk.as_ref(), &options.log_dir)?;
+            create(disk, options, patience, path)?;
         }
-        Some(found) => check_node(&options.log_dir, found.to_string(), &options.node)?,
+        // redb would take it for a new one.
+        Some(0) => return Err(StoreError::corrupt(path, "it is empty")),
+        Some(_) => {}
     }
+    // Who created or renamed it may have been killed right after that.
+    files::sync_dir(disk.as_ref(), &options.log_dir)?;
+    let database = open_file(disk, options, patience, path)?;
+    check_node(&options.log_dir, read_node(&database, path)?.to_string(), &options.node)?;
     check_owner(disk.as_ref(), &options.snapshot_dir, &options.node)?;
     if read_owner(disk.as_ref(), &options.snapshot_dir)?.is_none() {
         write_owner(disk, options)?;
     }
-    Ok((database, path))
+    Ok(database)
 }
 
-/// Where the database is.
-pub(super) fn path_in(log_dir: &Path) -> PathBuf {
-    log_dir.join(FILE_NAME)
+/// Makes the database of a new node, which appears whole or not at all: redb refuses for ever what is left of a creation
+/// that was cut short.
+fn create(
+    disk: &Arc<dyn Disk>,
+    options: &StoreOptions,
+    patience: &Arc<Patience>,
+    path: &Path,
+) -> Result<(), StoreError> {
+    let temporary = path.with_file_name(NEW_FILE_NAME);
+    files::remove_file(disk.as_ref(), &temporary)?;
+    Head::forget(disk.as_ref(), &options.log_dir)?;
+    let database = open_file(disk, options, patience, &temporary)?;
+    initialize(&database, &options.node).map_err(StoreError::database(&temporary))?;
+    database.close().map_err(StoreError::database(&temporary))?;
+    files::rename(disk.as_ref(), &temporary, path)
 }
 
-/// Whose the database is; none when nothing was ever kept in it. It must be of the one format that is known.
-pub(super) fn read_node(database: &Database, path: &Path) -> Result<Option<NodeAddr>, StoreError> {
-    if is_new(database, path)? {
-        return Ok(None);
-    }
+fn open_file(
+    disk: &Arc<dyn Disk>,
+    options: &StoreOptions,
+    patience: &Arc<Patience>,
+    path: &Path,
+) -> Result<Database, StoreError> {
+    let storage = disk.open_storage(path).map_err(StoreError::io(path, "open"))?;
+    let mut builder = Database::builder();
+    builder.set_cache_size(options.cache_bytes / 2).set_check_integrity_on_open(true);
+    let storage = PatientStorage::new(storage, Arc::clone(patience));
+    builder.create_with_backend(storage).map_err(StoreError::database(path))
+}
+
+/// Whose the database is. It must be of the one format that is known.
+pub(super) fn read_node(database: &Database, path: &Path) -> Result<NodeAddr, StoreError> {
     let version = read_meta(database, path, META_VERSION)?;
     let version: [u8; 4] =
         version.try_into().map_err(|_| StoreError::corrupt(path, "its version is not a number of 4 bytes"))?;
@@ -85,7 +124,7 @@ pub(super) fn read_node(database: &Database, path: &Path) -> Result<Option<NodeA
     }
     let node = read_meta(database, path, META_NODE)?;
     let node = String::from_utf8_lossy(&node).parse();
-    node.map(Some).map_err(|error: ParseError| StoreError::corrupt(path, format!("whose it is: {error}")))
+    node.map_err(|error: ParseError| StoreError::corrupt(path, format!("whose it is: {error}")))
 }
 
 /// Whether a node has used the folder for its snapshots.
@@ -96,22 +135,6 @@ pub(super) fn has_snapshots(disk: &dyn Disk, snapshot_dir: &Path) -> Result<bool
 /// The snapshot folder must be this node's, if it says whose it is.
 pub(super) fn check_owner(disk: &dyn Disk, snapshot_dir: &Path, node: &NodeAddr) -> Result<(), StoreError> {
     read_owner(disk, snapshot_dir)?.map_or(Ok(()), |found| check_node(snapshot_dir, found, node))
-}
-
-/// Whether nothing was ever kept in the database. A database with other tables is somebody else's.
-fn is_new(database: &Database, path: &Path) -> Result<bool, StoreError> {
-    let transaction = database.begin_read().map_err(StoreError::database(path))?;
-    match transaction.open_table(META) {
-        Ok(_) => Ok(false),
-        Err(redb::TableError::TableDoesNotExist(_)) => {
-            let mut tables = transaction.list_tables().map_err(StoreError::database(path))?;
-            match tables.next() {
-                None => Ok(true),
-                Some(_) => Err(StoreError::corrupt(path, "it is a database, but not the log of a node")),
-            }
-        }
-        Err(error) => Err(StoreError::database(path)(error)),
-    }
 }
 
 fn initialize(database: &Database, node: &NodeAddr) -> Result<(), redb::Error> {
@@ -135,11 +158,14 @@ fn refuse_lost_log(disk: &dyn Disk, options: &StoreOptions) -> Result<(), StoreE
 }
 
 fn read_meta(database: &Database, path: &Path, name: &str) -> Result<Vec<u8>, StoreError> {
-    let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-        let meta = database.begin_read()?.open_table(META)?;
-        Ok(meta.get(name)?.map(|value| value.value().to_vec()))
-    };
-    let value = read().map_err(StoreError::database(path))?;
+    let transaction = database.begin_read().map_err(StoreError::database(path))?;
+    let meta = transaction.open_table(META).map_err(|error| match error {
+        redb::TableError::TableDoesNotExist(_) => {
+            StoreError::corrupt(path, "it is a database, but not the log of a node")
+        }
+        error => StoreError::database(path)(error),
+    })?;
+    let value = meta.get(name).map_err(StoreError::database(path))?.map(|value| value.value().to_vec());
     value.ok_or_else(|| StoreError::corrupt(path, format!("it does not say its {name}")))
 }
 
@@ -170,13 +196,20 @@ pub(super) fn recover(database: &Database, path: &Path) -> Result<Recovered, Sto
     let mut recovery = Recovery::new(first.map_or(1, |(seq, _)| seq.value()));
     for row in table.range::<u64>(..).map_err(StoreError::database(path))? {
         let (seq, round) = row.map_err(StoreError::database(path))?;
-        let (seq, round) = (seq.value(), round.value());
-        let records = format::parse(seq, round).map_err(|damage| damaged(path, seq, damage))?;
-        recovery
-            .round(seq, round.len() as u64, records)
-            .map_err(|reason| damaged(path, seq, Damage::Content(reason)))?;
+        let seq = seq.value();
+        recovery.round(seq, round.value()).map_err(|damage| damaged(path, seq, damage))?;
     }
     recovery.finish().map_err(|reason| StoreError::corrupt(path, reason))
+}
+
+/// Reads a round.
+pub(super) fn round<'a>(
+    table: &'a RoundsTable,
+    path: &Path,
+    seq: u64,
+) -> Result<AccessGuard<'a, &'static [u8]>, StoreError> {
+    let row = guarded(path, || table.get(seq).map_err(StoreError::database(path)))?;
+    row.ok_or_else(|| damaged(path, seq, Damage::Content("it is gone".to_owned())))
 }
 
 /// The error for a round that is not what was written.

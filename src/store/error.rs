@@ -204,11 +204,11 @@ impl StoreError {
                 Self::InUse { path: path.to_owned() }
             }
             redb::Error::DatabaseClosed => Self::Closed,
-            redb::Error::Corrupted(reason) => Self::Corrupt { path: path.to_owned(), reason },
+            redb::Error::Corrupted(reason) => Self::corrupt(path, reason),
             redb::Error::Io(error) if is_disk_full(error.kind()) => Self::DiskFull { path: path.to_owned() },
-            redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Self::Corrupt { path: path.to_owned(), reason: error.to_string() }
-            }
+            redb::Error::Io(error) if is_damage(error.kind()) => Self::corrupt(path, error.to_string()),
+            // A node's log was never of another format.
+            error @ redb::Error::UpgradeRequired(_) => Self::corrupt(path, error.to_string()),
             source => Self::Database { path: path.to_owned(), source: Box::new(source) },
         }
     }
@@ -217,4 +217,9 @@ impl StoreError {
     pub(super) fn corrupt(path: &Path, reason: impl Into<String>) -> Self {
         Self::Corrupt { path: path.to_owned(), reason: reason.into() }
     }
+}
+
+/// Whether an error of the system says that a file is not what it should be.
+fn is_damage(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }

@@ -52,8 +52,7 @@ impl Draft {
     /// Makes the content durable, then the name.
     pub(super) fn publish(mut self) -> Result<PathBuf, StoreError> {
         self.file.sync().map_err(StoreError::io(&self.temporary, "sync"))?;
-        let renamed = self.disk.rename(&self.temporary, &self.target);
-        renamed.map_err(StoreError::io(&self.temporary, "rename"))?;
+        rename(self.disk.as_ref(), &self.temporary, &self.target)?;
         self.published = true;
         sync_dir(self.disk.as_ref(), parent(&self.target))?;
         Ok(std::mem::take(&mut self.target))
@@ -69,12 +68,16 @@ impl Drop for Draft {
     }
 }
 
-/// Creates a folder and those above it, durably.
+/// Creates a folder and those above it, durably. Where it exists, its name is made durable: a process that was killed may
+/// have created it and no more. A folder above that may not be read is somebody else's, and so is its content.
 pub(super) fn create_dir(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
-    if disk.is_dir(dir) {
-        return Ok(());
-    }
     let above = parent(dir);
+    if disk.is_dir(dir) {
+        return match disk.sync_dir(above) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(StoreError::io(above, "sync")(error)),
+            _ => Ok(()),
+        };
+    }
     create_dir(disk, above)?;
     match disk.create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io(dir, "create")(error)),
@@ -122,15 +125,30 @@ pub(super) fn remove_file(disk: &dyn Disk, path: &Path) -> Result<(), StoreError
     }
 }
 
+/// Gives a file another name.
+pub(super) fn rename(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), StoreError> {
+    disk.rename(from, to).map_err(StoreError::io(from, "rename"))
+}
+
+/// The size of a file in bytes; `None` when there is no such file.
+pub(super) fn size_bytes(disk: &dyn Disk, path: &Path) -> Result<Option<u64>, StoreError> {
+    match disk.open(path).and_then(|file| file.size_bytes()) {
+        Ok(size_bytes) => Ok(Some(size_bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io(path, "measure")(error)),
+    }
+}
+
 /// Whether a name is that of an unfinished file.
 pub(super) fn is_temporary(name: &str) -> bool {
     name.ends_with(TEMPORARY_SUFFIX)
 }
 
-/// The folder a path is in.
+/// The folder a path is in. The root is in itself.
 fn parent(path: &Path) -> &Path {
     match path.parent() {
-        Some(above) if above.as_os_str() != OsStr::new("") => above,
-        _ => Path::new("."),
+        Some(above) if above.as_os_str() == OsStr::new("") => Path::new("."),
+        Some(above) => above,
+        None => path,
     }
 }

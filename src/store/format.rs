@@ -12,8 +12,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
-use crate::raft::{Configuration, Entry, HardState, Restored, SnapshotMeta};
-use crate::types::{Incarnation, Index, LogPosition};
+use crate::raft::{Configuration, Entry, HardState, Payload, Restored, SnapshotMeta};
+use crate::types::{Incarnation, Index, LogPosition, Term};
 
 /// The only format version known.
 pub(super) const VERSION: u8 = 1;
@@ -97,12 +97,12 @@ impl RoundBuilder {
     }
 
     /// Begins a record, which `entries` entries follow. Returns its size in bytes without them.
-    pub(super) fn record(&mut self, incarnation: Incarnation, header: &Header, entries: usize) -> u64 {
+    pub(super) fn record(&mut self, incarnation: Incarnation, header: &Header, entries: usize) -> u32 {
         let start = self.bytes.len();
         codec::encode_into(&incarnation, &mut self.bytes);
         codec::encode_into(header, &mut self.bytes);
         codec::encode_into(&(entries as u64), &mut self.bytes);
-        (self.bytes.len() - start) as u64
+        size_u32(self.bytes.len() - start)
     }
 
     /// Adds an entry to the record.
@@ -146,8 +146,11 @@ pub(super) struct Record {
     pub(super) incarnation: Incarnation,
     pub(super) header: Header,
     /// The record's size without its entries.
-    pub(super) header_bytes: u64,
-    pub(super) entries: Vec<(Entry, Location)>,
+    pub(super) header_bytes: u32,
+    /// Its entries without their data, which stays where it is.
+    pub(super) entries: Vec<Entry>,
+    /// Where they are.
+    pub(super) locations: Vec<Location>,
 }
 
 /// Why the bytes of a round are not one.
@@ -165,6 +168,11 @@ impl From<String> for Damage {
 
 /// Checks a round and takes it apart.
 pub(super) fn parse(seq: u64, round: &[u8]) -> Result<Vec<Record>, Damage> {
+    records(seq, round)?.collect()
+}
+
+/// Checks a round, and takes it apart as it is read.
+pub(super) fn records(seq: u64, round: &[u8]) -> Result<impl Iterator<Item = Result<Record, Damage>>, Damage> {
     let Some((prefix, body)) = round.split_first_chunk::<PREFIX_BYTES>() else {
         return Err(format!("it has {} bytes", round.len()).into());
     };
@@ -175,16 +183,44 @@ pub(super) fn parse(seq: u64, round: &[u8]) -> Result<Vec<Record>, Damage> {
     if crc32fast::hash(body) != u32::from_le_bytes(checksum) {
         return Err("its checksum does not match".to_owned().into());
     }
-    let mut parser = Parser { seq, round, offset: PREFIX_BYTES };
-    let mut records = Vec::new();
-    while parser.offset < round.len() {
-        records.push(parser.record()?);
-    }
-    Ok(records)
+    Ok(Parser { seq, round, offset: PREFIX_BYTES })
 }
 
 /// Checks an entry's bytes and decodes it.
 pub(super) fn decode_entry(bytes: &[u8]) -> Result<Entry, String> {
+    decode_checked(bytes)
+}
+
+/// An [`Entry`] whose data is not copied.
+#[derive(Deserialize)]
+struct Outline<'a> {
+    term: Term,
+    index: Index,
+    time_ms: u64,
+    #[serde(borrow)]
+    payload: OutlinePayload<'a>,
+}
+
+/// A [`Payload`], variant by variant.
+#[derive(Deserialize)]
+enum OutlinePayload<'a> {
+    Noop,
+    Membership(Configuration),
+    Data(#[expect(dead_code, reason = "skipping it is the point")] &'a [u8]),
+}
+
+impl From<Outline<'_>> for Entry {
+    fn from(Outline { term, index, time_ms, payload }: Outline<'_>) -> Self {
+        let payload = match payload {
+            OutlinePayload::Noop => Payload::Noop,
+            OutlinePayload::Membership(configuration) => Payload::Membership(configuration),
+            OutlinePayload::Data(_) => Payload::Data(Bytes::new()),
+        };
+        Self { term, index, time_ms, payload }
+    }
+}
+
+fn decode_checked<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
     let Some((prefix, body)) = bytes.split_first_chunk::<ENTRY_PREFIX_BYTES>() else {
         return Err(format!("an entry has {} bytes", bytes.len()));
     };
@@ -201,15 +237,38 @@ struct Parser<'a> {
     offset: usize,
 }
 
+impl Iterator for Parser<'_> {
+    type Item = Result<Record, Damage>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.offset == self.round.len() {
+            return None;
+        }
+        let record = self.record().map_err(Damage::Content);
+        if record.is_err() {
+            // Where the next one would begin is unknown.
+            self.offset = self.round.len();
+        }
+        Some(record)
+    }
+}
+
 impl Parser<'_> {
     fn record(&mut self) -> Result<Record, String> {
         let start = self.offset;
         let incarnation = self.value()?;
         let header = self.value()?;
         let count: u64 = self.value()?;
-        let header_bytes = (self.offset - start) as u64;
-        let entries = (0..count).map(|_| self.entry()).collect::<Result<_, _>>()?;
-        Ok(Record { incarnation, header, header_bytes, entries })
+        let header_bytes = size_u32(self.offset - start);
+        let most = (self.round.len() - self.offset) / ENTRY_PREFIX_BYTES;
+        let capacity = usize::try_from(count).unwrap_or(usize::MAX).min(most);
+        let (mut entries, mut locations) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
+        for _ in 0..count {
+            let (entry, location) = self.entry()?;
+            entries.push(entry);
+            locations.push(location);
+        }
+        Ok(Record { incarnation, header, header_bytes, entries, locations })
     }
 
     fn value<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, String> {
@@ -226,15 +285,14 @@ impl Parser<'_> {
             .ok_or("an entry is cut short")?;
         let location = Location { seq: self.seq, offset: size_u32(self.offset), size_bytes: size_u32(bytes.len()) };
         self.offset += bytes.len();
-        Ok((decode_entry(bytes)?, location))
+        let outline: Outline = decode_checked(bytes)?;
+        Ok((outline.into(), location))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::Payload;
-    use crate::types::Term;
 
     fn entry(index: u64) -> Entry {
         let payload = Payload::Data(Bytes::from(vec![index as u8; 40]));
@@ -261,7 +319,8 @@ mod tests {
         assert_eq!(records.iter().map(|record| record.incarnation.0).collect::<Vec<_>>(), [1, 2, 1]);
         assert_eq!(records[0].header, Header::Create { record: Bytes::from_static(b"one") });
         assert!(matches!(&records[1].header, Header::Moved { restored, .. } if restored.last == Index(9)));
-        assert_eq!(records[1].entries[1], (entry(5), location));
+        let outline = Entry { payload: Payload::Data(Bytes::new()), ..entry(5) };
+        assert_eq!((&records[1].entries[1], records[1].locations[1]), (&outline, location));
         assert_eq!(decode_entry(location.slice(&round).unwrap()), Ok(entry(5)));
     }
 

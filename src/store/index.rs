@@ -1,84 +1,21 @@
-//! Where entries are, and how much of each round is still needed. All of it is in memory and rebuilt on open.
-//!
-//! [`GroupLog`] is what readers look into: the entries of a peer are without gaps, so their locations are a queue that
-//! grows at one end and is discarded from the other. [`Ledger`] is the writer's own: which bytes of a round are live,
-//! that is, an entry that is in its peer's log, or the latest record that holds a peer's whole state.
+//! How much of each round is still needed: an entry that is in its peer's log, or the latest record that holds a peer's
+//! whole state. In memory, rebuilt on open, and the writer's own.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::format::Location;
-use crate::types::{Incarnation, Index};
+use crate::types::Incarnation;
 
-/// The locations of one peer's entries.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct GroupLog {
-    /// The index just before the first entry.
-    base: Index,
-    locations: VecDeque<Location>,
-}
-
-impl GroupLog {
-    pub(super) fn new(base: Index, locations: VecDeque<Location>) -> Self {
-        Self { base, locations }
-    }
-
-    /// The index of the first entry, if there is one.
-    pub(super) fn first(&self) -> Index {
-        self.base.next()
-    }
-
-    /// The index of the last entry; before `first` when there is none.
-    pub(super) fn last(&self) -> Index {
-        Index(self.base.0 + self.locations.len() as u64)
-    }
-
-    pub(super) fn get(&self, index: Index) -> Option<Location> {
-        self.locations.get(self.slot(index)?).copied()
-    }
-
-    /// The locations from `from` to `to`, or to the last entry; at most `limit`.
-    pub(super) fn range(&self, from: Index, to: Index, limit: usize) -> Vec<Location> {
-        let Some(slot) = self.slot(from) else { return Vec::new() };
-        let wanted = usize::try_from(to.0.saturating_sub(from.0)).unwrap_or(usize::MAX).saturating_add(1);
-        self.locations.iter().skip(slot).take(wanted.min(limit)).copied().collect()
-    }
-
-    pub(super) fn locations(&self) -> impl Iterator<Item = &Location> {
-        self.locations.iter()
-    }
-
-    /// Forgets entries up to `base` and returns where they were. The log goes on after `base`.
-    pub(super) fn discard_through(&mut self, base: Index) -> impl Iterator<Item = Location> + '_ {
-        let count = (base.0.saturating_sub(self.base.0) as usize).min(self.locations.len());
-        self.base = base;
-        self.locations.drain(..count)
-    }
-
-    /// Forgets the entries from `from` on and returns where they were.
-    pub(super) fn truncate_from(&mut self, from: Index) -> impl Iterator<Item = Location> + '_ {
-        let count = self.slot(from).unwrap_or(0).min(self.locations.len());
-        self.locations.drain(count..)
-    }
-
-    pub(super) fn append(&mut self, locations: &[Location]) {
-        self.locations.extend(locations);
-    }
-
-    /// Notes that an entry has moved and returns where it was.
-    pub(super) fn relocate(&mut self, index: Index, location: Location) -> Option<Location> {
-        let slot = self.slot(index)?;
-        Some(std::mem::replace(self.locations.get_mut(slot)?, location))
-    }
-
-    /// Where in the queue an index belongs; `None` for those up to the base.
-    fn slot(&self, index: Index) -> Option<usize> {
-        usize::try_from(index.0.checked_sub(self.base.0)?.checked_sub(1)?).ok()
-    }
-}
-
-/// A round's size and how much of that is needed, in bytes.
+/// A round's size and how much of that is needed, in bytes. There may be millions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct RoundBytes {
+    size: u32,
+    live: u32,
+}
+
+/// The same of many rounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct SumBytes {
     size: u64,
     live: u64,
 }
@@ -89,8 +26,8 @@ pub(super) struct Ledger {
     first: u64,
     rounds: VecDeque<RoundBytes>,
     /// Where the latest whole state of each peer is, and how long it is.
-    headers: BTreeMap<Incarnation, (u64, u64)>,
-    total: RoundBytes,
+    headers: BTreeMap<Incarnation, (u64, u32)>,
+    total: SumBytes,
 }
 
 /// When a purge is considered, and how much one may do.
@@ -123,21 +60,21 @@ impl Ledger {
         self.first + self.rounds.len() as u64
     }
 
-    pub(super) fn add_round(&mut self, size: u64) {
+    pub(super) fn add_round(&mut self, size: u32) {
         self.rounds.push_back(RoundBytes { size, live: 0 });
-        self.total.size += size;
+        self.total.size += u64::from(size);
     }
 
     pub(super) fn add_entry(&mut self, at: Location) {
-        self.add_live(at.seq, u64::from(at.size_bytes));
+        self.add_live(at.seq, at.size_bytes);
     }
 
     pub(super) fn remove_entry(&mut self, at: Location) {
-        self.remove_live(at.seq, u64::from(at.size_bytes));
+        self.remove_live(at.seq, at.size_bytes);
     }
 
     /// The peer's whole state is now in round `seq`.
-    pub(super) fn set_header(&mut self, peer: Incarnation, seq: u64, size: u64) {
+    pub(super) fn set_header(&mut self, peer: Incarnation, seq: u64, size: u32) {
         self.remove_header(peer);
         self.headers.insert(peer, (seq, size));
         self.add_live(seq, size);
@@ -160,11 +97,11 @@ impl Ledger {
     /// as much as was written, and the log stays within about three times what is live in it. The second condition
     /// gets a purge past a long stretch that is still live.
     pub(super) fn purgeable(&self, limits: PurgeLimits) -> Option<(u64, u64)> {
-        let mut sum = RoundBytes::default();
+        let mut sum = SumBytes::default();
         let mut best = (0, None);
         let mut longest = None;
         for (round, seq) in self.rounds.iter().zip(self.first..).take(limits.max_rounds) {
-            sum = RoundBytes { size: sum.size + round.size, live: sum.live + round.live };
+            sum = SumBytes { size: sum.size + u64::from(round.size), live: sum.live + u64::from(round.live) };
             if round.live > 0 && sum.live > limits.max_moved_bytes && longest.is_some() {
                 break;
             }
@@ -189,19 +126,19 @@ impl Ledger {
         while self.first <= through {
             let Some(round) = self.rounds.pop_front() else { break };
             assert_eq!(round.live, 0, "round {} is purged with live data in it", self.first);
-            self.total.size -= round.size;
+            self.total.size -= u64::from(round.size);
             self.first += 1;
         }
     }
 
-    fn add_live(&mut self, seq: u64, size: u64) {
+    fn add_live(&mut self, seq: u64, size: u32) {
         self.round_mut(seq).live += size;
-        self.total.live += size;
+        self.total.live += u64::from(size);
     }
 
-    fn remove_live(&mut self, seq: u64, size: u64) {
+    fn remove_live(&mut self, seq: u64, size: u32) {
         self.round_mut(seq).live -= size;
-        self.total.live -= size;
+        self.total.live -= u64::from(size);
     }
 
     fn round_mut(&mut self, seq: u64) -> &mut RoundBytes {
@@ -218,29 +155,13 @@ mod tests {
         Location { seq, offset: 0, size_bytes }
     }
 
-    fn ledger(rounds: &[(u64, u32)]) -> Ledger {
+    fn ledger(rounds: &[(u32, u32)]) -> Ledger {
         let mut ledger = Ledger::new(5);
         for (size, live) in rounds {
             ledger.add_round(*size);
             ledger.add_entry(at(ledger.next_seq() - 1, *live));
         }
         ledger
-    }
-
-    #[test]
-    fn a_log_is_discarded_from_one_end_and_truncated_from_the_other() {
-        let mut log = GroupLog::default();
-        log.append(&(1..=10).map(|seq| at(seq, 1)).collect::<Vec<_>>());
-        assert_eq!(log.discard_through(Index(3)).count(), 3);
-        assert_eq!(log.truncate_from(Index(9)).map(|location| location.seq).collect::<Vec<_>>(), [9, 10]);
-        assert_eq!((log.first(), log.last()), (Index(4), Index(8)));
-        assert_eq!((log.get(Index(3)), log.get(Index(4)), log.get(Index(9))), (None, Some(at(4, 1)), None));
-        assert_eq!(log.range(Index(5), Index(u64::MAX), 2), [at(5, 1), at(6, 1)]);
-        assert_eq!(log.range(Index(8), Index(8), 9), [at(8, 1)]);
-        assert_eq!(log.relocate(Index(4), at(11, 1)), Some(at(4, 1)));
-        assert_eq!(log.truncate_from(Index(1)).count(), 5);
-        assert_eq!(log.discard_through(Index(20)).count(), 0);
-        assert_eq!((log.first(), log.last()), (Index(21), Index(20)));
     }
 
     #[test]
@@ -256,17 +177,17 @@ mod tests {
 
     #[test]
     fn a_long_live_stretch_is_moved_once_most_of_the_log_behind_it_is_dead() {
-        let size = PurgeLimits::default().max_moved_bytes + 1;
-        let huge = size as u32;
-        assert_eq!(ledger(&[(size, huge), (size / 2, 0)]).purgeable(PurgeLimits::default()), None);
+        let size = PurgeLimits::default().max_moved_bytes as u32 + 1;
+        let whole = u64::from(size);
+        assert_eq!(ledger(&[(size, size), (size / 2, 0)]).purgeable(PurgeLimits::default()), None);
         assert_eq!(
-            ledger(&[(size, huge), (size / 2, 0), (size, 0)]).purgeable(PurgeLimits::default()),
-            Some((7, size))
+            ledger(&[(size, size), (size / 2, 0), (size, 0)]).purgeable(PurgeLimits::default()),
+            Some((7, whole))
         );
         // The first round alone exceeds the bound and is taken; a second live one is not.
         assert_eq!(
-            ledger(&[(size, huge), (size, huge), (5 * size, 0)]).purgeable(PurgeLimits::default()),
-            Some((5, size))
+            ledger(&[(size, size), (size, size), (5 * size, 0)]).purgeable(PurgeLimits::default()),
+            Some((5, whole))
         );
     }
 
@@ -287,6 +208,6 @@ mod tests {
         assert_eq!(ledger.live_rounds(6).collect::<Vec<_>>(), [6]);
         ledger.purge(5);
         ledger.remove_header(Incarnation(1));
-        assert_eq!(ledger.total, RoundBytes { size: 100, live: 0 });
+        assert_eq!(ledger.total, SumBytes { size: 100, live: 0 });
     }
 }

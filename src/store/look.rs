@@ -7,6 +7,8 @@ use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase};
 
 use super::database::{self, ROUNDS};
+use super::disk::SystemDisk;
+use super::head::Head;
 use super::overlay::Overlay;
 use super::rounds::stored_peers;
 use super::view::View;
@@ -37,11 +39,13 @@ impl StoredLog {
         if !path.exists() {
             return Err(StoreError::NothingThere { dir: log_dir.to_owned() });
         }
-        let database = open(&path)?;
-        if database::read_node(&database, &path)?.is_none() {
-            return Err(StoreError::NothingThere { dir: log_dir.to_owned() });
-        }
-        let recovered = database::recover(&database, &path)?;
+        let (database, recovered) = database::guarded(&path, || {
+            let database = open(&path)?;
+            database::read_node(&database, &path)?;
+            let recovered = database::recover(&database, &path)?;
+            Ok((database, recovered))
+        })?;
+        Head::check(&SystemDisk, &path, &recovered.ledger)?;
         let peers = stored_peers(&recovered.peers);
         let transaction = database.begin_read().map_err(StoreError::database(&path))?;
         let table = transaction.open_table(ROUNDS).map_err(StoreError::database(&path))?;

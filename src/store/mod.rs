@@ -2,11 +2,11 @@
 //!
 //! [`Store`] is the handle. A write goes into the queue (`queue`); the writer thread (`writer`) hands all that waits to
 //! the [`Journal`] (`rounds`), which makes a *round* of it and commits that as one row with one sync; then the thread
-//! tells the [`DurableSink`]. A row per round, rather than one per entry, keeps a commit at the right edge of one tree
-//! however many peers are in it. Where entries are is kept in memory (`index`) and rebuilt on open (`recovery`) from
-//! the bytes of the rounds (`format`). Old rounds are deleted in batches by the writer, which moves what is still live in
-//! them into its next round in the same transaction; so a peer that rarely writes holds nobody back. Readers use
-//! `view`, which changes with each commit.
+//! tells the [`DurableSink`]. A row per round, rather than one per entry, keeps a commit at the right edge of one
+//! tree however many peers are in it. Where entries are (`group_log`) and what is live in each round (`index`) is kept in
+//! memory and rebuilt on open (`recovery`) from the bytes of the rounds (`format`). Old rounds are deleted in
+//! batches by the writer, which moves what is still live in them into its next round in the same transaction; so a
+//! peer that rarely writes holds nobody back. Readers use `view`, which changes with each commit.
 //!
 //! [`Snapshots`] and [`Components`] are files that appear whole or not at all. A snapshot becomes its peer's once a
 //! write refers to it; files that no peer refers to are removed on open, but for those in the `archive`. All of this
@@ -14,6 +14,7 @@
 //!
 //! ```text
 //! log_dir/log.redb                                     meta: version, node; rounds: seq -> round
+//! log_dir/head                                         the newest round, to notice that it is lost
 //! log_dir/components/<digest>.wasm
 //! snapshot_dir/node                                    whose folder it is
 //! snapshot_dir/<incarnation>/<index>-<term>.snap
@@ -34,6 +35,8 @@ mod disk;
 mod error;
 mod files;
 mod format;
+mod group_log;
+mod head;
 mod index;
 mod look;
 mod overlay;
@@ -81,7 +84,9 @@ pub struct StoreOptions {
     pub snapshot_dir: PathBuf,
     /// The node whose data this is.
     pub node: NodeAddr,
-    /// What the database may use to cache pages, in bytes.
+    /// What the store may hold in memory while nothing waits, in bytes. Half of it caches pages of the database; the
+    /// other half is left to the index, which grows with the log and is not limited: two to six bytes an entry, and
+    /// eight a round.
     pub cache_bytes: usize,
     /// The size of a round in bytes, by [`Entry::size_bytes`]: more than that is split over several rounds. A single
     /// write may exceed it, and what a purge moves comes on top.

@@ -1,13 +1,14 @@
 //! Rebuilds the state of every peer, the index and the accounts from the rounds, oldest first.
 //!
 //! Purging makes the order of entries in the rounds differ from that of the log: a peer's early entries may stand in a
-//! later round than those that follow them. So locations are collected with gaps, which moved entries fill. A peer's
+//! later round than those that follow them. So locations are collected in pieces, and moved entries fill the gaps. A peer's
 //! state begins with the first record that holds all of it; records before that one only tell where entries are.
 
 use std::collections::BTreeMap;
 
-use super::format::{Header, Location, Record};
-use super::index::{GroupLog, Ledger};
+use super::format::{self, Damage, Header, Location, Record};
+use super::group_log::GroupLog;
+use super::index::Ledger;
 use crate::raft::{Entry, Restored, Write, WriteToken};
 use crate::types::{Incarnation, Index};
 
@@ -36,8 +37,12 @@ pub(super) struct Recovery {
 #[derive(Debug, Default)]
 struct Found {
     peer: Option<Peer>,
-    locations: BTreeMap<Index, Location>,
+    pieces: Pieces,
 }
+
+/// The stretches of a log that are known, by their first entries. None is empty.
+#[derive(Debug, Default)]
+struct Pieces(BTreeMap<Index, GroupLog>);
 
 impl Recovery {
     /// Starts with the key of the oldest round, or of the first when there is none yet.
@@ -48,17 +53,21 @@ impl Recovery {
     /// Takes in the next round.
     ///
     /// # Errors
-    /// The reason why it cannot follow the rounds before it.
-    pub(super) fn round(&mut self, seq: u64, size_bytes: u64, records: Vec<Record>) -> Result<(), String> {
+    /// Why it is not whole, or cannot follow the rounds before it.
+    pub(super) fn round(&mut self, seq: u64, round: &[u8]) -> Result<(), Damage> {
         if seq != self.ledger.next_seq() {
-            return Err(format!("round {} before it is missing", self.ledger.next_seq()));
+            return Err(format!("round {} before it is missing", self.ledger.next_seq()).into());
         }
-        self.ledger.add_round(size_bytes);
-        records.into_iter().try_for_each(|record| self.record(seq, record))
+        self.ledger.add_round(round.len() as u32);
+        // One record at a time: a round may have thousands, and none is needed for long.
+        for record in format::records(seq, round)? {
+            self.record(seq, record?)?;
+        }
+        Ok(())
     }
 
     fn record(&mut self, seq: u64, record: Record) -> Result<(), String> {
-        let Record { incarnation, header, header_bytes, entries } = record;
+        let Record { incarnation, header, header_bytes, entries, locations } = record;
         let found = self.found.entry(incarnation).or_default();
         let applied = match header {
             Header::Remove => {
@@ -72,12 +81,12 @@ impl Recovery {
             }
             Header::Moved { record, restored } => {
                 self.ledger.set_header(incarnation, seq, header_bytes);
-                found.moved(Peer { record, restored }, entries)
+                found.moved(Peer { record, restored }, &entries, &locations)
             }
             Header::Write { hard_state, snapshot, discard_through, truncate_from } => {
-                let (entries, locations): (Vec<Entry>, _) = entries.into_iter().unzip();
                 let token = WriteToken::default();
-                found.write(&Write { token, hard_state, snapshot, discard_through, truncate_from, entries }, locations)
+                let write = Write { token, hard_state, snapshot, discard_through, truncate_from, entries };
+                found.write(&write, &locations)
             }
         };
         applied.map_err(|reason| format!("peer {incarnation}: {reason}"))
@@ -91,7 +100,7 @@ impl Recovery {
         let mut recovered = Recovered { ledger: self.ledger, ..Recovered::default() };
         for (incarnation, found) in self.found {
             let (peer, group) = found.finish().map_err(|reason| format!("peer {incarnation}: {reason}"))?;
-            group.locations().for_each(|location| recovered.ledger.add_entry(*location));
+            group.locations().for_each(|location| recovered.ledger.add_entry(location));
             recovered.groups.insert(incarnation, group);
             recovered.peers.insert(incarnation, peer);
         }
@@ -107,41 +116,88 @@ impl Found {
         }
     }
 
-    fn moved(&mut self, peer: Peer, entries: Vec<(Entry, Location)>) -> Result<(), String> {
+    fn moved(&mut self, peer: Peer, entries: &[Entry], locations: &[Location]) -> Result<(), String> {
         if self.peer.as_ref().is_some_and(|known| known.restored != peer.restored) {
             return Err("its moved state differs from what was written".to_owned());
         }
         self.peer = Some(peer);
-        for (entry, location) in entries {
-            if self.locations.insert(entry.index, location).is_some() {
-                return Err(format!("entry {} is moved to where there is one", entry.index));
-            }
-        }
-        Ok(())
+        let mut moved = entries.iter().zip(locations);
+        moved.try_for_each(|(entry, location)| self.pieces.add(entry.index, &[*location]))
     }
 
-    fn write(&mut self, write: &Write, locations: Vec<Location>) -> Result<(), String> {
+    fn write(&mut self, write: &Write, locations: &[Location]) -> Result<(), String> {
         if let Some(peer) = &mut self.peer {
             peer.restored.replay(write).map_err(|error| error.to_string())?;
         }
         if let Some(base) = write.discard_through {
-            self.locations = self.locations.split_off(&base.index.next());
+            self.pieces.discard_through(base.index);
         }
         if let Some(from) = write.truncate_from {
-            self.locations.split_off(&from);
+            self.pieces.truncate_from(from);
         }
-        self.locations.extend(write.entries.iter().map(|entry| entry.index).zip(locations));
-        Ok(())
+        let Some(first) = write.entries.first().map(|entry| entry.index) else { return Ok(()) };
+        if !write.entries.iter().map(|entry| entry.index.0).eq((first.0..).take(locations.len())) {
+            return Err(format!("the entries after {first} do not follow one another"));
+        }
+        self.pieces.add(first, locations)
     }
 
-    /// Puts the locations in a row, which they must fill from the base to the last entry.
     fn finish(self) -> Result<(Peer, GroupLog), String> {
         let peer = self.peer.ok_or("no record holds its state")?;
-        let (base, last) = (peer.restored.base.index, peer.restored.last);
-        let expected = base.0 + 1..=last.0;
-        if !self.locations.keys().map(|index| index.0).eq(expected) {
-            return Err(format!("entries between {base} and {last} are missing"));
+        let group = self.pieces.join(peer.restored.base.index, peer.restored.last)?;
+        Ok((peer, group))
+    }
+}
+
+impl Pieces {
+    /// Adds entries from `first` on, which must not be there yet.
+    fn add(&mut self, first: Index, locations: &[Location]) -> Result<(), String> {
+        let last = match first.0.checked_add(locations.len() as u64) {
+            Some(end) if first.0 > 0 => Index(end - 1),
+            _ => return Err(format!("there can be no entry {first}")),
+        };
+        match self.0.range_mut(..=last).next_back() {
+            Some((_, before)) if before.last() >= first => Err(format!("entry {first} is where there is one")),
+            Some((_, before)) if before.last().next() == first => {
+                before.append(locations);
+                Ok(())
+            }
+            _ => {
+                let mut piece = GroupLog::new(first.prev());
+                piece.append(locations);
+                self.0.insert(first, piece);
+                Ok(())
+            }
         }
-        Ok((peer, GroupLog::new(base, self.locations.into_values().collect())))
+    }
+
+    fn discard_through(&mut self, base: Index) {
+        let kept = self.0.split_off(&base.next());
+        let before = std::mem::replace(&mut self.0, kept);
+        // Only the last of them can reach beyond the base.
+        if let Some(mut piece) = before.into_values().next_back().filter(|piece| piece.last() > base) {
+            piece.discard_through(base, |_| {});
+            self.0.insert(base.next(), piece);
+        }
+    }
+
+    fn truncate_from(&mut self, from: Index) {
+        self.0.split_off(&from);
+        if let Some(mut piece) = self.0.last_entry() {
+            piece.get_mut().truncate_from(from, |_| {});
+        }
+    }
+
+    /// Makes one log of them, which they must fill from the base to the last entry.
+    fn join(self, base: Index, last: Index) -> Result<GroupLog, String> {
+        let missing = || format!("entries between {base} and {last} are missing");
+        let mut log = GroupLog::new(base);
+        for piece in self.0.into_values() {
+            if piece.first() != log.last().next() {
+                return Err(missing());
+            }
+            log.join(piece);
+        }
+        (log.last() == last).then_some(log).ok_or_else(missing)
     }
 }

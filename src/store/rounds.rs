@@ -13,6 +13,7 @@ use redb::{Database, Durability, ReadableDatabase};
 use super::database::{self, ROUNDS, RoundsTable};
 use super::disk::Disk;
 use super::format::{self, Damage, Header, Location, RoundBuilder};
+use super::head::Head;
 use super::index::{Ledger, PurgeLimits};
 use super::patience::{Patience, Room};
 use super::queue::Operation;
@@ -27,6 +28,7 @@ use crate::types::{Incarnation, Index, LogPosition};
 pub struct Journal {
     database: Database,
     path: PathBuf,
+    head: Head,
     room: Room,
     snapshots: Snapshots,
     components: Components,
@@ -42,7 +44,7 @@ pub struct Journal {
 #[derive(Debug)]
 pub(super) enum Change {
     /// The peer's whole state is in this round, in so many bytes.
-    State { incarnation: Incarnation, size_bytes: u64 },
+    State { incarnation: Incarnation, size_bytes: u32 },
     /// These entries are in this round now.
     Moved { incarnation: Incarnation, entries: Vec<(Index, Location)> },
     /// A write.
@@ -75,8 +77,14 @@ impl Journal {
         purge_limits: PurgeLimits,
     ) -> Result<(Self, Vec<StoredPeer>), StoreError> {
         let patience = Arc::new(Patience::default());
-        let (database, path) = database::open(&disk, options, &patience)?;
-        let Recovered { peers, groups, ledger } = database::recover(&database, &path)?;
+        let path = database::path_in(&options.log_dir);
+        let (database, Recovered { peers, groups, ledger }) = database::guarded(&path, || {
+            let database = database::open(&disk, options, &patience, &path)?;
+            let recovered = database::recover(&database, &path)?;
+            Ok((database, recovered))
+        })?;
+        Head::check(disk.as_ref(), &path, &ledger)?;
+        let head = Head::open(disk.as_ref(), &options.log_dir)?;
         let stored = stored_peers(&peers);
         let snapshot_of = |peer: &StoredPeer| Some((peer.incarnation, peer.restored.snapshot.as_ref()?.position));
         let referenced: Vec<(Incarnation, LogPosition)> = stored.iter().filter_map(snapshot_of).collect();
@@ -87,7 +95,7 @@ impl Journal {
         let since_purge = (0, 0);
         let room = Room { disk, log_dir: options.log_dir.clone(), patience };
         let journal =
-            Self { database, path, room, snapshots, components, view, peers, ledger, purge_limits, since_purge };
+            Self { database, path, head, room, snapshots, components, view, peers, ledger, purge_limits, since_purge };
         Ok((journal, stored))
     }
 
@@ -112,8 +120,9 @@ impl Journal {
         let bytes = builder.finish();
         let through = purge.map(|purge| purge.through);
         self.write_row(seq, &bytes, through)?;
+        self.head.advance(seq);
         self.since_purge = (self.since_purge.0 + 1, self.since_purge.1 + bytes.len() as u64);
-        self.ledger.add_round(bytes.len() as u64);
+        self.ledger.add_round(bytes.len() as u32);
         self.view.advance(latest(&self.database, &self.path)?, seq, &changes, &mut self.ledger);
         if let Some(through) = through {
             self.ledger.purge(through);
@@ -145,7 +154,9 @@ impl Journal {
     /// Closes the files. All is durable before; a failure only means that the next open checks more.
     pub fn close(self) {
         self.view.close();
-        if let Err(error) = self.database.close() {
+        self.head.close();
+        let closed = || self.database.close().map_err(StoreError::database(&self.path));
+        if let Err(error) = database::guarded(&self.path, closed) {
             tracing::warn!(path = %self.path.display(), %error, "the log was not closed cleanly");
         }
     }
@@ -172,7 +183,7 @@ impl Journal {
             }
             Ok(transaction.commit()?)
         };
-        transact().map_err(StoreError::database(&self.path))
+        database::guarded(&self.path, || transact().map_err(StoreError::database(&self.path)))
     }
 
     /// Adds an operation to the round and to what is known of its peer.
@@ -225,8 +236,7 @@ impl Journal {
         let table = latest(&self.database, &self.path)?;
         let mut found_bytes = 0;
         for seq in self.ledger.live_rounds(through) {
-            let row = table.get(seq).map_err(StoreError::database(&self.path))?;
-            let row = row.ok_or_else(|| self.damaged(seq, Damage::Content("it is gone".to_owned())))?;
+            let row = database::round(&table, &self.path, seq)?;
             found_bytes += self.collect_live(seq, row.value(), &mut purge)?;
         }
         assert_eq!(found_bytes, live_bytes, "a purge through round {through} would lose live data");
@@ -240,10 +250,10 @@ impl Journal {
             let incarnation = record.incarnation;
             let holds_state = matches!(record.header, Header::Create { .. } | Header::Moved { .. });
             if holds_state && self.ledger.has_header(incarnation, seq) {
-                found_bytes += record.header_bytes;
+                found_bytes += u64::from(record.header_bytes);
                 purge.moved.entry(incarnation).or_default();
             }
-            for (entry, location) in record.entries {
+            for (entry, location) in record.entries.iter().zip(record.locations) {
                 if self.view.location(incarnation, entry.index) == Some(location) {
                     let bytes = location.slice(row).expect("the entry was just parsed from there");
                     found_bytes += bytes.len() as u64;
@@ -330,6 +340,8 @@ fn check_base(restored: &Restored, write: &Write) -> Result<(), String> {
 
 /// The rounds as of the latest commit.
 fn latest(database: &Database, path: &Path) -> Result<RoundsTable, StoreError> {
-    let transaction = database.begin_read().map_err(StoreError::database(path))?;
-    transaction.open_table(ROUNDS).map_err(StoreError::database(path))
+    database::guarded(path, || {
+        let transaction = database.begin_read().map_err(StoreError::database(path))?;
+        transaction.open_table(ROUNDS).map_err(StoreError::database(path))
+    })
 }

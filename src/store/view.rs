@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::StoreError;
-use super::database::RoundsTable;
+use super::database::{self, RoundsTable};
 use super::format::{self, Damage, Location};
-use super::index::{GroupLog, Ledger};
+use super::group_log::GroupLog;
+use super::index::Ledger;
 use super::rounds::Change;
 use crate::raft::{Entry, LogRead};
 use crate::types::{Incarnation, Index};
@@ -41,13 +42,10 @@ impl View {
         let mut size_bytes = 0;
         let mut row = None;
         for (location, expected) in locations.into_iter().zip(read.from.0..) {
-            let damaged = |reason: String| super::database::damaged(&self.path, location.seq, Damage::Content(reason));
+            let damaged = |reason: String| database::damaged(&self.path, location.seq, Damage::Content(reason));
             let value = match row.take() {
                 Some((seq, value)) if seq == location.seq => value,
-                _ => table
-                    .get(location.seq)
-                    .map_err(StoreError::database(&self.path))?
-                    .ok_or_else(|| damaged("it is gone".to_owned()))?,
+                _ => database::round(&table, &self.path, location.seq)?,
             };
             let bytes = location.slice(value.value()).ok_or_else(|| damaged("it is cut short".to_owned()))?;
             let entry = format::decode_entry(bytes).map_err(damaged)?;
@@ -120,26 +118,23 @@ impl Current {
             }
             Change::Moved { incarnation, entries } => {
                 let group = self.groups.get_mut(incarnation).expect("only known peers are moved");
-                for (index, location) in entries {
-                    let old = group.relocate(*index, *location).expect("only entries in the log are moved");
-                    ledger.remove_entry(old);
-                    ledger.add_entry(*location);
-                }
+                group.relocate(entries, |location| ledger.remove_entry(location));
+                entries.iter().for_each(|(_, location)| ledger.add_entry(*location));
             }
             Change::Written { incarnation, discard, truncate, appended } => {
                 let group = self.groups.get_mut(incarnation).expect("only known peers are written");
                 if let Some(base) = *discard {
-                    group.discard_through(base).for_each(|location| ledger.remove_entry(location));
+                    group.discard_through(base, |location| ledger.remove_entry(location));
                 }
                 if let Some(from) = *truncate {
-                    group.truncate_from(from).for_each(|location| ledger.remove_entry(location));
+                    group.truncate_from(from, |location| ledger.remove_entry(location));
                 }
                 appended.iter().for_each(|location| ledger.add_entry(*location));
                 group.append(appended);
             }
             Change::Removed { incarnation } => {
                 let group = self.groups.remove(incarnation).unwrap_or_default();
-                group.locations().for_each(|location| ledger.remove_entry(*location));
+                group.locations().for_each(|location| ledger.remove_entry(location));
                 ledger.remove_header(*incarnation);
             }
         }

@@ -1,6 +1,10 @@
 //! Tests of the layers that need neither a clock nor a disk nor a network.
 
 mod bounds;
+#[cfg(feature = "store")]
+mod cuts;
+#[cfg(feature = "store")]
+mod disk;
 mod exhaustive;
 mod hostile;
 mod linearizable;
@@ -8,5 +12,6 @@ mod peer;
 mod replica_sim;
 mod script;
 mod sim;
+mod storage;
 mod timeouts;
 mod words;

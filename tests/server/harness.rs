@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// Some nodes and a folder with all their files.
 pub struct Nodes {
     folder: TempDir,
+    /// Where their data is: in the folder, unless it was set.
+    data_dir: PathBuf,
     addresses: Vec<NodeAddr>,
     /// Absent while down.
     processes: Vec<Option<Child>>,
@@ -29,18 +31,30 @@ pub struct Nodes {
 impl Nodes {
     /// Starts nodes, and returns once each answers.
     pub fn start(count: usize) -> Self {
+        let mut nodes = Self::prepare(count);
+        (0..count).for_each(|number| nodes.start_node(number));
+        nodes
+    }
+
+    /// Makes addresses and certificates for nodes that are still to be started.
+    pub fn prepare(count: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path().to_owned();
         let address = |port: u16| format!("127.0.0.1:{port}").parse().unwrap();
         let addresses: Vec<NodeAddr> = (0..count).map(|_| address(free_port())).collect();
-        let mut nodes = Self { folder, addresses, processes: (0..count).map(|_| None).collect() };
+        let nodes = Self { folder, data_dir, addresses, processes: (0..count).map(|_| None).collect() };
         nodes.run_ok(&["cert", "ca"]);
         nodes.run_ok(&["cert", "client", "admin", "--admin"]);
         nodes.run_ok(&["cert", "client", "alice"]);
         for number in 0..count {
             nodes.run_ok(&["cert", "node", nodes.addresses[number].as_str()]);
-            nodes.start_node(number);
         }
         nodes
+    }
+
+    /// Has the nodes keep their data elsewhere. Call it before the first is started.
+    pub fn keep_data_in(&mut self, dir: &Path) {
+        self.data_dir = dir.to_owned();
     }
 
     /// Starts a node from its files.
@@ -50,18 +64,25 @@ impl Nodes {
 
     /// Starts a node from its files, with more lines in its configuration.
     pub fn start_node_with(&mut self, number: usize, settings: &str) {
+        self.start_node_under(&[], number, settings);
+    }
+
+    /// The same by another program, whose arguments are followed by the node's command line and which becomes the node.
+    pub fn start_node_under(&mut self, program: &[&str], number: usize, settings: &str) {
         let address = self.addresses[number].clone();
         let certs = self.certs();
         let stem = address.as_str().replace(':', "-");
         let log = File::options().create(true).append(true).open(self.log_file(number)).unwrap();
         let config = self.folder.path().join(format!("node-{number}.toml"));
         let text = format!(
-            "node = \"{address}\"\nlog_dir = \"data-{number}\"\nca = \"certs/ca.pem\"\ncert = \"certs/{stem}.pem\"\n\
-             key = \"certs/{stem}-key.pem\"\nguest_threads = 1\n{settings}\n"
+            "node = \"{address}\"\nlog_dir = \"{data}\"\nca = \"certs/ca.pem\"\ncert = \"certs/{stem}.pem\"\n\
+             key = \"certs/{stem}-key.pem\"\nguest_threads = 1\n{settings}\n",
+            data = self.data(number).display()
         );
         std::fs::write(&config, text).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_zraft"))
-            .args(["serve", "--config"])
+        let words = [program, &[env!("CARGO_BIN_EXE_zraft"), "serve", "--config"]].concat();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .arg(&config)
             .env("ZRAFT_CERTS", &certs)
             .stdout(Stdio::null())
@@ -81,11 +102,15 @@ impl Nodes {
 
     /// SIGTERM; returns whether the process then ended well.
     pub fn terminate(&mut self, number: usize) -> bool {
-        let process = self.processes[number].take().unwrap();
-        let id = process.id().to_string();
+        let id = self.processes[number].as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        let process = RefCell::new(process);
-        until_some("the process has ended", || process.borrow_mut().try_wait().unwrap()).success()
+        self.wait_for_end(number).success()
+    }
+
+    /// Waits until a node has ended by itself.
+    pub fn wait_for_end(&mut self, number: usize) -> ExitStatus {
+        let process = RefCell::new(self.processes[number].take().unwrap());
+        until_some("the process has ended", || process.borrow_mut().try_wait().unwrap())
     }
 
     pub fn address(&self, number: usize) -> &NodeAddr {
@@ -106,7 +131,7 @@ impl Nodes {
     }
 
     pub fn data(&self, number: usize) -> PathBuf {
-        self.folder.path().join(format!("data-{number}"))
+        self.data_dir.join(format!("data-{number}"))
     }
 
     /// What the node has logged so far.

@@ -60,8 +60,7 @@ fn check_as_text(check: &NodeCheck, now: SystemTime) -> String {
 }
 
 fn log_as_text(log: &CheckedLog) -> String {
-    let node = log.node.as_ref().map_or_else(|| "that has not begun".to_owned(), ToString::to_string);
-    let (path, size, rounds) = (log.path.display(), size(log.size_bytes), log.rounds);
+    let (node, path, size, rounds) = (&log.node, log.path.display(), size(log.size_bytes), log.rounds);
     let closed = if log.was_closed { "closed" } else { "not closed (the next start repairs it)" };
     format!("node {node}, log {path}: {size}, {rounds} rounds, {closed}")
 }
@@ -115,7 +114,7 @@ fn check_as_json(check: &NodeCheck) -> Value {
             "closed": log.was_closed,
         })
     });
-    let node = store.log.as_ref().and_then(|log| log.node.as_ref()).map(ToString::to_string);
+    let node = store.log.as_ref().map(|log| log.node.to_string());
     let damage: Vec<_> = store
         .damage
         .iter()

@@ -65,7 +65,7 @@ fn snapshot_path(dir: &TempDir) -> PathBuf {
 
 fn assert_is_sample(check: &StoreCheck) {
     assert!(check.damage.is_empty(), "{:?}", check.damage);
-    assert_eq!(check.log.as_ref().unwrap().node, Some(NODE.parse().unwrap()));
+    assert_eq!(check.log.as_ref().unwrap().node, NODE.parse().unwrap());
     assert_eq!(check.log.as_ref().unwrap().rounds, 21);
     let [peer, other] = check.peers.as_slice() else { panic!("{:?}", check.peers) };
     assert_eq!((peer.stored.incarnation, &peer.stored.record), (PEER, &record(PEER)));

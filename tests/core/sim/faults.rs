@@ -5,7 +5,7 @@ use std::fmt;
 
 use rand::Rng;
 use rand::seq::IteratorRandom;
-use zraft::raft::{Configuration, MemStorage};
+use zraft::raft::{Configuration, Write, WriteToken};
 use zraft::types::{Incarnation, Index};
 
 use crate::peer::peers;
@@ -54,7 +54,7 @@ pub const MUST_OCCUR: [&str; 30] = [
 ];
 
 /// How often what happened.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     counts: BTreeMap<&'static str, u64>,
 }
@@ -167,7 +167,11 @@ impl Sim {
             return;
         }
         self.counts.count("crash");
-        for _ in 0..self.rng.random_range(0..=host.peer.writes.len()) {
+        if host.store.is_some() {
+            self.counts.count("crash of a real store");
+        }
+        let kept = host.crash(self.rng.random_range(0..=host.peer.writes.len()));
+        for _ in 0..kept {
             let write = host.peer.writes.pop_front().expect("counted");
             host.peer.disk.write(&write).expect("writes fit the disk");
         }
@@ -180,8 +184,7 @@ impl Sim {
     fn restart(&mut self, id: Incarnation) {
         let life = self.next_life();
         let host = self.hosts.get_mut(&id).expect("a host");
-        host.is_down = false;
-        host.peer.restart(&self.values, life);
+        host.restart(&self.values, life);
         let now = self.now;
         self.trace.note(&[now, id.0], || format!("{now:5} {id} restarts"));
         self.promises.check_restart(&host.peer);
@@ -214,7 +217,7 @@ impl Sim {
         let at = self.now;
         self.trace.note(&[at, leader.0], || format!("{at:5} {leader} is to change the peers to {new:?}"));
         if new.contains(&next_id) {
-            self.add_peer(Incarnation(next_id), MemStorage::default());
+            self.add_peer(Incarnation(next_id), Write::new(WriteToken(0)));
         }
         self.settle(leader);
     }

@@ -6,11 +6,16 @@
 //!     cargo test --release --no-default-features --test core simulation -- --nocapture
 //! ```
 //!
+//! With the feature `store`, the peers of every tenth seed keep their disks in the real store, on simulated disks, and
+//! crashes are power cuts.
+//!
 //! It prints how often each fault occurred, and fails if one never did. A failure prints its seed; with `SIM_TRACE=1`
 //! that seed tells its whole story.
 
-mod faults;
+pub mod faults;
 mod promises;
+#[cfg(feature = "store")]
+mod store;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,7 +79,8 @@ fn simulation() {
     }
     println!("{committed} entries committed\n{counts}");
     if seeds >= SEEDS_FOR_ALL_FAULTS {
-        let missing: Vec<_> = MUST_OCCUR.into_iter().filter(|what| counts.of(what) == 0).collect();
+        let of_stores = cfg!(feature = "store").then_some("crash of a real store");
+        let missing: Vec<_> = MUST_OCCUR.into_iter().chain(of_stores).filter(|what| counts.of(what) == 0).collect();
         assert!(missing.is_empty(), "never occurred: {missing:?}");
     }
 }

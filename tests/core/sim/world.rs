@@ -6,13 +6,18 @@ use bytes::Bytes;
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use zraft::raft::{AppendReply, ConfigValues, Envelope, MemStorage, Message, Write};
-use zraft::types::Incarnation;
+use zraft::raft::{
+    AppendReply, ConfigValues, Entry, Envelope, LogRead, MemStorage, Message, Restored, SnapshotMeta, Write,
+};
+use zraft::types::{Incarnation, LogPosition};
 
 use crate::peer::{Machine, Peer, configuration};
 use crate::sim::faults::Counts;
 use crate::sim::promises::Promises;
 use crate::words::said;
+
+/// Of so many seeds one has real stores under its peers.
+const SEEDS_PER_STORE: u64 = 10;
 
 /// A message on its way, and the snapshot's bytes that travel with it.
 pub struct Travelling {
@@ -22,9 +27,24 @@ pub struct Travelling {
     pub file: Option<Machine>,
 }
 
+/// A real store under a peer. `Peer::disk` then says what must be in it.
+pub trait HostStore {
+    /// Makes writes durable, as one round.
+    fn write(&mut self, writes: &[Write]);
+    fn read(&mut self, read: &LogRead) -> Vec<Entry>;
+    /// Makes a snapshot durable.
+    fn save(&mut self, meta: &SnapshotMeta, machine: &Machine);
+    fn load(&mut self, position: LogPosition) -> Machine;
+    /// The host dies while it makes writes durable.
+    fn crash(&mut self, writes: &[Write]);
+    /// The host is back; returns what the store has kept.
+    fn restart(&mut self) -> (Restored, Vec<Entry>);
+}
+
 /// A peer, and what is wrong with its host.
 pub struct Host {
     pub peer: Peer,
+    pub store: Option<Box<dyn HostStore>>,
     pub is_down: bool,
     /// Until when the process stands still, while messages for it queue up.
     pub paused_until: u64,
@@ -39,15 +59,83 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(peer: Peer) -> Self {
+    pub fn new(peer: Peer, store: Option<Box<dyn HostStore>>) -> Self {
         Self {
             peer,
+            store,
             is_down: false,
             paused_until: 0,
             stalled_until: 0,
             slow_until: 0,
             tick_rate: 1.0,
             clock_offset_ms: 0,
+        }
+    }
+}
+
+#[cfg(feature = "store")]
+fn new_store(id: Incarnation, first: Write, luck: u64) -> Option<Box<dyn HostStore>> {
+    Some(Box::new(super::store::Store::new(id, first, luck)))
+}
+
+#[cfg(not(feature = "store"))]
+fn new_store(_: Incarnation, _: Write, _: u64) -> Option<Box<dyn HostStore>> {
+    None
+}
+
+impl Host {
+    /// Makes the oldest writes durable in the store; the peer is yet to be told.
+    fn write_through(&mut self, count: usize) {
+        let writes: Vec<Write> = self.peer.writes.iter().take(count).cloned().collect();
+        if let Some(store) = self.store.as_mut().filter(|_| !writes.is_empty()) {
+            store.write(&writes);
+        }
+    }
+
+    /// The store gives the same answer that the peer is about to get.
+    fn check_read(&mut self) {
+        if let (Some(store), Some(read)) = (&mut self.store, self.peer.log_reads.front()) {
+            assert_eq!(store.read(read), self.peer.disk.read(read));
+        }
+    }
+
+    /// Writes the snapshot that the peer is about to take.
+    fn save_snapshot(&mut self) {
+        let Some(store) = &mut self.store else { return };
+        let Machine { position, time_ms, .. } = self.peer.machine;
+        let configuration = self.peer.raft.configuration_at(position.index);
+        store.save(&SnapshotMeta { position, time_ms, configuration }, &self.peer.machine);
+    }
+
+    /// The host dies with `count` of its writes on their way to the disk. Returns how many have got there.
+    pub fn crash(&mut self, count: usize) -> usize {
+        let Some(store) = &mut self.store else { return count };
+        let writes: Vec<Write> = self.peer.writes.iter().take(count).cloned().collect();
+        store.crash(&writes);
+        let (restored, entries) = store.restart();
+        let mut disk = self.peer.disk.clone();
+        for kept in 0..=count {
+            if restored == *disk.state() && disk.entries().eq(&entries) {
+                store.crash(&[]);
+                return kept;
+            }
+            let next = writes.get(kept).unwrap_or_else(|| panic!("{restored:?} after {:?}", self.peer.disk.state()));
+            disk.write(next).expect("writes fit the disk");
+        }
+        unreachable!("the last of the writes was looked at");
+    }
+
+    /// What a store gives back is what there was after the crash, and so is the snapshot.
+    pub fn restart(&mut self, values: &ConfigValues, life: u64) {
+        self.is_down = false;
+        self.peer.restart(values, life);
+        if let Some(store) = &mut self.store {
+            let (restored, entries) = store.restart();
+            assert_eq!(restored, *self.peer.disk.state());
+            assert!(entries.iter().eq(self.peer.disk.entries()), "the log of {} differs", self.peer.id);
+            if let Some(meta) = &restored.snapshot {
+                assert_eq!(store.load(meta.position), self.peer.machine);
+            }
         }
     }
 }
@@ -90,6 +178,7 @@ pub struct Sim {
     pub trace: Trace,
     proposals: u64,
     lives: u64,
+    has_stores: bool,
 }
 
 impl Sim {
@@ -125,18 +214,21 @@ impl Sim {
             trace: Trace { digest: seed, tell },
             proposals: 0,
             lives: seed << 20,
+            has_stores: seed.is_multiple_of(SEEDS_PER_STORE),
         };
         for id in (1..=count).map(Incarnation) {
-            let mut disk = MemStorage::default();
-            disk.write(&Write::bootstrap(configuration(count), 0)).expect("the first write fits");
-            sim.add_peer(id, disk);
+            sim.add_peer(id, Write::bootstrap(configuration(count), 0));
         }
         sim
     }
 
-    pub fn add_peer(&mut self, id: Incarnation, disk: MemStorage) {
+    /// Adds a peer whose disk begins with a write.
+    pub fn add_peer(&mut self, id: Incarnation, first: Write) {
         let life = self.next_life();
-        self.hosts.insert(id, Host::new(Peer::start(id, &self.values, disk, life)));
+        let mut disk = MemStorage::default();
+        disk.write(&first).expect("the first write fits");
+        let store = if self.has_stores { new_store(id, first, life) } else { None };
+        self.hosts.insert(id, Host::new(Peer::start(id, &self.values, disk, life), store));
     }
 
     pub fn next_life(&mut self) -> u64 {
@@ -230,7 +322,9 @@ impl Sim {
             true => u32::from(self.rng.random_bool(0.08)),
             false => self.rng.random_range(0..4),
         };
-        for _ in 0..writes * u32::from(!is_stalled && !is_busy) {
+        let writes = writes * u32::from(!is_stalled && !is_busy);
+        host.write_through(writes as usize);
+        for _ in 0..writes {
             if host.peer.persist_one() {
                 self.promises.persisted(id);
             }
@@ -238,6 +332,7 @@ impl Sim {
         // A healed leader can read for everybody who lags.
         let most_reads = if self.is_calm { 20 } else { 3 };
         for _ in 0..self.rng.random_range(0..most_reads) * u32::from(!is_busy) {
+            host.check_read();
             host.peer.read_one();
         }
         for _ in 0..self.rng.random_range(0..3) * u32::from(!is_busy) {
@@ -245,6 +340,7 @@ impl Sim {
         }
         self.promises.check_machine(&host.peer.machine);
         if host.peer.jobs.is_empty() && host.peer.machine.position.index.0 > 0 && self.rng.random_bool(0.02) {
+            host.save_snapshot();
             host.peer.take_snapshot(self.rng.random_range(0..10));
             self.counts.count("compaction");
         }
@@ -347,11 +443,14 @@ impl Sim {
             self.read(to);
         }
         let clock_ms = self.clock_ms(to);
-        let peer = &mut self.host(to).peer;
+        let host = self.host(to);
         if let (Some(file), Message::Snapshot { meta }) = (file, &envelope.message) {
-            peer.files.insert(meta.position.index, file);
+            if let Some(store) = &mut host.store {
+                store.save(meta, &file);
+            }
+            host.peer.files.insert(meta.position.index, file);
         }
-        peer.raft.step(envelope, clock_ms);
+        host.peer.raft.step(envelope, clock_ms);
         self.settle(to);
     }
 }
