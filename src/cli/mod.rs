@@ -10,9 +10,9 @@ mod kv;
 mod local;
 mod output;
 mod serve;
+mod session;
 mod store;
 mod units;
-mod session;
 
 use std::process::ExitCode;
 
