@@ -6,4 +6,5 @@ mod faults;
 mod full_disk;
 mod harness;
 mod security;
+mod sessions;
 mod tour;
