@@ -53,6 +53,7 @@ impl Nodes {
     }
 
     /// Has the nodes keep their data elsewhere. Call it before the first is started.
+    #[allow(dead_code, reason = "it is for tests/disk, which shares this harness")]
     pub fn keep_data_in(&mut self, dir: &Path) {
         self.data_dir = dir.to_owned();
     }

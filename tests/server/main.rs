@@ -6,5 +6,6 @@ mod faults;
 mod full_disk;
 mod harness;
 mod security;
+mod sessions;
 mod stopped;
 mod tour;

@@ -342,10 +342,13 @@ impl World {
     /// Goes on without losses until nothing is left to do.
     fn run_out(&mut self) {
         self.step(Step::Attach);
+        let mut rounds = 0;
         while self.stream.as_ref().is_some_and(|(requests, events)| !requests.is_empty() || !events.is_empty()) {
             self.arrive();
             self.deliver();
             self.settle();
+            rounds += 1;
+            assert!(rounds < 10_000, "client and cluster go on for ever");
         }
     }
 
