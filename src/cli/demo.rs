@@ -1,5 +1,7 @@
 //! `zraft demo`: what zraft does, shown on three nodes in one process.
 
+mod sessions;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,6 +107,7 @@ impl Tour {
         let (stopped, failover) = self.stop_the_leader(&kv).await?;
         let catch_up = self.restart(&client, stopped).await?;
         self.read_everything(&kv).await?;
+        self.use_a_session(&client, &kv).await?;
         let chain = self.compare(&client).await?;
         Ok(Summary { writes_per_second, failover, catch_up, chain })
     }
@@ -152,10 +155,8 @@ impl Tour {
 
     /// Stops the leader's node and writes until a write succeeds.
     async fn stop_the_leader(&mut self, kv: &Kv) -> Result<(usize, Duration), Failure> {
-        kv.put("last words", "of the old leader").await?;
-        let leader = kv.session().leader().ok_or_else(|| Failure::failed("a write succeeded without a leader"))?;
-        let peers = self.local.peers();
-        let number = peers.iter().position(|peer| *peer == leader).expect("the leader is one of the three");
+        let number = self.leader(kv).await?;
+        let leader = self.local.peers()[number].clone();
         let started = Instant::now();
         self.local.stop_node(number).await?;
         // A put may be repeated: the outcome is the same.
@@ -170,6 +171,14 @@ impl Tour {
             in_ms(failover)
         ));
         Ok((number, failover))
+    }
+
+    /// The number of the node whose peer leads.
+    async fn leader(&self, kv: &Kv) -> Result<usize, Failure> {
+        kv.put("last words", "of the old leader").await?;
+        let leader = kv.session().leader().ok_or_else(|| Failure::failed("a write succeeded without a leader"))?;
+        let peers = self.local.peers();
+        Ok(peers.iter().position(|peer| *peer == leader).expect("the leader is one of the three"))
     }
 
     /// Restarts the stopped node from its files and waits until it has caught up.
