@@ -213,6 +213,7 @@ pub fn options(dir: &Path, max_segment_bytes: usize) -> StoreOptions {
         node: "127.0.0.1:7400".parse().unwrap(),
         cache_bytes: CACHE_BYTES,
         max_segment_bytes,
+        snapshot_backup_count: 0,
     }
 }
 
