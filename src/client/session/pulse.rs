@@ -19,6 +19,8 @@ pub(super) struct Pulse {
     last_number: u64,
     /// When a ping was last sent on this stream.
     pinged_at_ms: u64,
+    /// Since when something that was asked on this stream waits for its answer.
+    awaited_since_ms: Option<u64>,
 }
 
 /// A change of what the client knows.
@@ -33,6 +35,10 @@ impl Pulse {
     const PINGS_PER_TIMEOUT: u64 = 4;
     /// Longest time between pings: a node that hangs is noticed after twice this, however long the session may live.
     const MAX_INTERVAL_MS: u64 = 5000;
+    /// The same while somebody waits for an answer, who must not wait long for a node that is gone.
+    const MAX_AWAITED_INTERVAL_MS: u64 = 500;
+    /// So long after a ping such a node is given up.
+    const MAX_AWAITED_SILENCE_MS: u64 = 2000;
     /// Most pings that wait; the stream has stalled by then.
     const MAX_PINGS: usize = 4;
 
@@ -44,11 +50,31 @@ impl Pulse {
             pings: VecDeque::new(),
             last_number: 0,
             pinged_at_ms: 0,
+            awaited_since_ms: None,
         }
     }
 
-    fn interval_ms(&self) -> u64 {
+    fn idle_interval_ms(&self) -> u64 {
         (self.timeout_ms / Self::PINGS_PER_TIMEOUT).clamp(1, Self::MAX_INTERVAL_MS)
+    }
+
+    /// The time between pings, and how long one may go without its pong.
+    fn patience_ms(&self) -> (u64, u64) {
+        let (interval, silence) = (self.idle_interval_ms(), 2 * self.idle_interval_ms());
+        match self.awaited_since_ms {
+            Some(_) => (interval.min(Self::MAX_AWAITED_INTERVAL_MS), silence.min(Self::MAX_AWAITED_SILENCE_MS)),
+            None => (interval, silence),
+        }
+    }
+
+    /// Something was asked, and is to be answered.
+    pub(super) fn asked(&mut self, now_ms: u64) {
+        self.awaited_since_ms.get_or_insert(now_ms);
+    }
+
+    /// All that was asked is answered.
+    pub(super) fn all_answered(&mut self) {
+        self.awaited_since_ms = None;
     }
 
     /// The cluster has confirmed something that was sent at this time.
@@ -60,11 +86,14 @@ impl Pulse {
     pub(super) fn detached(&mut self) {
         self.pings.clear();
         self.pinged_at_ms = 0;
+        self.awaited_since_ms = None;
     }
 
     fn next_ping_ms(&self) -> Option<u64> {
-        let last = self.confirmed_at_ms?.max(self.pinged_at_ms);
-        (self.pings.len() < Self::MAX_PINGS).then_some(last + self.interval_ms())
+        let heard_or_asked = self.confirmed_at_ms?.max(self.pinged_at_ms);
+        let idle_ping = heard_or_asked + self.idle_interval_ms();
+        let awaited_ping = self.awaited_since_ms.map(|since| heard_or_asked.max(since) + self.patience_ms().0);
+        (self.pings.len() < Self::MAX_PINGS).then_some(awaited_ping.map_or(idle_ping, |at| at.min(idle_ping)))
     }
 
     pub(super) fn is_ping_due(&self, now_ms: u64) -> bool {
@@ -87,7 +116,7 @@ impl Pulse {
     }
 
     fn stalls_at_ms(&self) -> Option<u64> {
-        self.pings.front().map(|(_, sent_at_ms)| sent_at_ms + 2 * self.interval_ms())
+        self.pings.front().map(|(_, sent_at_ms)| sent_at_ms + self.patience_ms().1)
     }
 
     /// Whether the stream gives no sign of life.
@@ -154,6 +183,20 @@ mod tests {
         assert!(!pulse.is_stalled(u64::MAX));
         pulse.pong(2);
         assert_eq!(pulse.confirmed_at_ms, Some(250), "a pong of a former stream is none of ours");
+    }
+
+    #[test]
+    fn who_waits_for_an_answer_soon_learns_that_a_node_is_gone() {
+        let mut pulse = Pulse::new(20_000);
+        pulse.confirmed(0);
+        pulse.asked(3000);
+        pulse.asked(3400);
+        assert!(!pulse.is_ping_due(3499) && pulse.is_ping_due(3500));
+        pulse.ping(3500);
+        assert!(!pulse.is_stalled(5499) && pulse.is_stalled(5500));
+        pulse.all_answered();
+        assert!(!pulse.is_stalled(5500) && !pulse.is_ping_due(8499) && pulse.is_ping_due(8500));
+        assert!(pulse.is_stalled(13_500), "an idle one may be silent for longer");
     }
 
     #[test]

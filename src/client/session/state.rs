@@ -192,6 +192,9 @@ impl State {
             // Said once, and taken in as the stream was made.
             SessionEvent::Attached { .. } => {}
         }
+        if self.writes.is_empty() && self.queries.is_empty() {
+            self.pulse.all_answered();
+        }
         self.tick(now_ms);
     }
 
@@ -315,8 +318,12 @@ impl State {
         match self.next_to_send(now_ms)? {
             Next::Trigger => self.watches.send(),
             Next::Ping => Some(SessionRequest::Ping { number: self.pulse.ping(now_ms) }),
-            Next::Write(seq) => self.writes.send(seq, now_ms),
+            Next::Write(seq) => {
+                self.pulse.asked(now_ms);
+                self.writes.send(seq, now_ms)
+            }
             Next::Query(id) => {
+                self.pulse.asked(now_ms);
                 self.unsent_queries.remove(&id);
                 let Query { request, watch } = self.queries.get(&id)?;
                 Some(SessionRequest::Query { id, request: request.clone(), watch: *watch })
