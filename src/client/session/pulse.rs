@@ -31,8 +31,12 @@ pub(super) enum Turn {
 impl Pulse {
     /// Pings in a timeout when nothing else is confirmed.
     const PINGS_PER_TIMEOUT: u64 = 4;
-    /// Longest time between pings: a node that hangs is noticed after twice this, however long the session may live.
+    /// Longest time between pings, however long the session may live.
     const MAX_INTERVAL_MS: u64 = 5000;
+    /// The same while somebody waits for an answer: a node that hangs or is gone must be noticed soon.
+    const MAX_BUSY_INTERVAL_MS: u64 = 500;
+    /// How long a ping may wait for its pong before the stream is given up.
+    const MAX_SILENCE_MS: u64 = 2000;
     /// Most pings that wait; the stream has stalled by then.
     const MAX_PINGS: usize = 4;
 
@@ -62,13 +66,15 @@ impl Pulse {
         self.pinged_at_ms = 0;
     }
 
-    fn next_ping_ms(&self) -> Option<u64> {
+    fn next_ping_ms(&self, is_busy: bool) -> Option<u64> {
         let last = self.confirmed_at_ms?.max(self.pinged_at_ms);
-        (self.pings.len() < Self::MAX_PINGS).then_some(last + self.interval_ms())
+        let most = if is_busy { Self::MAX_BUSY_INTERVAL_MS } else { u64::MAX };
+        (self.pings.len() < Self::MAX_PINGS).then_some(last + self.interval_ms().min(most))
     }
 
-    pub(super) fn is_ping_due(&self, now_ms: u64) -> bool {
-        self.next_ping_ms().is_some_and(|at| at <= now_ms)
+    /// Whether a ping should be sent. `is_busy`: somebody waits for an answer.
+    pub(super) fn is_ping_due(&self, is_busy: bool, now_ms: u64) -> bool {
+        self.next_ping_ms(is_busy).is_some_and(|at| at <= now_ms)
     }
 
     /// Notes that a ping is sent, and returns its number.
@@ -87,7 +93,8 @@ impl Pulse {
     }
 
     fn stalls_at_ms(&self) -> Option<u64> {
-        self.pings.front().map(|(_, sent_at_ms)| sent_at_ms + 2 * self.interval_ms())
+        let silence_ms = Self::MAX_SILENCE_MS.min(2 * self.interval_ms());
+        self.pings.front().map(|(_, sent_at_ms)| sent_at_ms + silence_ms)
     }
 
     /// Whether the stream gives no sign of life.
@@ -112,8 +119,8 @@ impl Pulse {
     }
 
     /// When something is to be done next. `is_attached`: whether there is a stream for pings.
-    pub(super) fn deadline_ms(&self, is_attached: bool) -> Option<u64> {
-        let of_stream = [self.next_ping_ms(), self.stalls_at_ms()].into_iter().flatten().filter(|_| is_attached);
+    pub(super) fn deadline_ms(&self, is_attached: bool, is_busy: bool) -> Option<u64> {
+        let of_stream = [self.next_ping_ms(is_busy), self.stalls_at_ms()].into_iter().flatten().filter(|_| is_attached);
         let of_session = self.lives_until_ms().filter(|_| !self.is_suspended);
         of_stream.chain(of_session).min()
     }
@@ -126,11 +133,15 @@ mod tests {
     #[test]
     fn time_is_counted_from_the_sending_of_what_was_confirmed() {
         let mut pulse = Pulse::new(1000);
-        assert_eq!((pulse.turn(u64::MAX), pulse.deadline_ms(true)), (None, None), "nothing is known before it is open");
+        assert_eq!(
+            (pulse.turn(u64::MAX), pulse.deadline_ms(true, false)),
+            (None, None),
+            "nothing is known before it is open"
+        );
         pulse.confirmed(100);
-        assert!(!pulse.is_ping_due(349) && pulse.is_ping_due(350));
+        assert!(!pulse.is_ping_due(false, 349) && pulse.is_ping_due(false, 350));
         let number = pulse.ping(350);
-        assert!(!pulse.is_ping_due(599) && pulse.is_ping_due(600));
+        assert!(!pulse.is_ping_due(false, 599) && pulse.is_ping_due(false, 600));
         pulse.pong(number);
         assert_eq!(pulse.turn(1349), None, "the ping was sent at 350");
         assert_eq!(pulse.turn(1350), Some(Turn::Suspended));
@@ -160,10 +171,13 @@ mod tests {
     fn a_long_timeout_does_not_make_pings_rare() {
         let mut pulse = Pulse::new(24 * 60 * 60 * 1000);
         pulse.confirmed(0);
-        assert!(pulse.is_ping_due(Pulse::MAX_INTERVAL_MS));
-        for at in 0..Pulse::MAX_PINGS as u64 {
+        assert!(pulse.is_ping_due(false, Pulse::MAX_INTERVAL_MS));
+        assert!(pulse.is_ping_due(true, Pulse::MAX_BUSY_INTERVAL_MS), "somebody waits");
+        pulse.ping(0);
+        assert!(pulse.is_stalled(Pulse::MAX_SILENCE_MS));
+        for at in 1..Pulse::MAX_PINGS as u64 {
             pulse.ping(at);
         }
-        assert!(!pulse.is_ping_due(u64::MAX), "pings that wait are bounded");
+        assert!(!pulse.is_ping_due(false, u64::MAX), "pings that wait are bounded");
     }
 }
