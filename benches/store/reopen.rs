@@ -99,12 +99,10 @@ fn evict(path: &Path) {
 struct Found {
     entries: u64,
     open_ms: u64,
-    cpu_ms: u64,
-    /// Resident memory before, at most while opening, at most while it is read, and at the end.
+    /// Resident memory before, at most while opening, and at most while it is read.
     idle_kib: u64,
     open_peak_kib: u64,
     read_peak_kib: u64,
-    end_kib: u64,
 }
 
 impl FromStr for Found {
@@ -112,10 +110,10 @@ impl FromStr for Found {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let numbers: Vec<u64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-        let [entries, open_ms, cpu_ms, idle_kib, open_peak_kib, read_peak_kib, end_kib] = numbers[..] else {
+        let [entries, open_ms, idle_kib, open_peak_kib, read_peak_kib] = numbers[..] else {
             return Err(format!("not what was found: {text}"));
         };
-        Ok(Self { entries, open_ms, cpu_ms, idle_kib, open_peak_kib, read_peak_kib, end_kib })
+        Ok(Self { entries, open_ms, idle_kib, open_peak_kib, read_peak_kib })
     }
 }
 
@@ -146,9 +144,9 @@ fn write_until_killed(dir: &Path, shape: Shape) -> ! {
 fn open_and_read(dir: &Path) {
     let idle_kib = memory_kib("VmRSS");
     reset_peak();
-    let (started, cpu_before) = (Instant::now(), cpu_ms());
+    let started = Instant::now();
     let (store, peers) = Store::open(options(dir, StoreOptions::DEFAULT_MAX_SEGMENT_BYTES), Box::new(Ignore)).unwrap();
-    let (open_ms, cpu_ms) = (started.elapsed().as_millis(), cpu_ms() - cpu_before);
+    let open_ms = started.elapsed().as_millis();
     let open_peak_kib = memory_kib("VmHWM");
     reset_peak();
     for peer in peers.iter().take(READERS) {
@@ -159,8 +157,8 @@ fn open_and_read(dir: &Path) {
         }
     }
     let entries: u64 = peers.iter().map(|peer| peer.restored.last.0 - peer.restored.base.index.0).sum();
-    let (read_peak_kib, end_kib) = (memory_kib("VmHWM"), memory_kib("VmRSS"));
-    println!("{entries} {open_ms} {cpu_ms} {idle_kib} {open_peak_kib} {read_peak_kib} {end_kib}");
+    let read_peak_kib = memory_kib("VmHWM");
+    println!("{entries} {open_ms} {idle_kib} {open_peak_kib} {read_peak_kib}");
 }
 
 struct Ignore;
@@ -183,13 +181,4 @@ fn memory_kib(name: &str) -> u64 {
 /// Lets `VmHWM` begin anew.
 fn reset_peak() {
     fs::write("/proc/self/clear_refs", "5").unwrap();
-}
-
-/// The processor time that this process has used.
-fn cpu_ms() -> u64 {
-    // In hundredths of a second, by all threads that are or were.
-    let stat = fs::read_to_string("/proc/self/stat").unwrap();
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let ticks = |field: usize| fields.split(' ').nth(field).unwrap().parse::<u64>().unwrap();
-    (ticks(11) + ticks(12)) * 10
 }

@@ -47,7 +47,7 @@ impl Session {
             let (session, notices) = client::Session::connect(client, peers, timeout).await?;
             let id = session.id();
             output.result(format_args!("session {id} is open; `help` tells what to type"), &json!({ "session": id.0 }));
-            Shell { kv: KvSession::new(session), notices, output, failure: None }.run(self.keep).await
+            Shell { kv: KvSession::new(session), notices, output, failure: None, has_told: false }.run(self.keep).await
         })
     }
 }
@@ -59,6 +59,8 @@ struct Shell {
     output: Output,
     /// The first line that failed decides the exit code.
     failure: Option<Failure>,
+    /// Whether a notice was shown since the last `wait`. A trigger may fire before the reply to what fired it.
+    has_told: bool,
 }
 
 impl Shell {
@@ -70,7 +72,7 @@ impl Shell {
                 line = lines.recv() => line,
                 notice = self.notices.next() => match notice {
                     Some(notice) => {
-                        show(&notice, self.output, &mut self.failure);
+                        self.tell(&notice);
                         continue;
                     }
                     None => return self.done(),
@@ -80,14 +82,22 @@ impl Shell {
                 None if keep => return self.done(),
                 None | Some(Ok(Some(Line::Close))) => return self.close().await,
                 Some(Ok(None)) => {}
-                Some(Ok(Some(Line::Wait))) => match self.notices.next().await {
-                    Some(notice) => show(&notice, self.output, &mut self.failure),
-                    None => return self.done(),
-                },
+                Some(Ok(Some(Line::Wait))) => {
+                    if !self.has_told {
+                        let Some(notice) = self.notices.next().await else { return self.done() };
+                        self.tell(&notice);
+                    }
+                    self.has_told = false;
+                }
                 Some(Ok(Some(line))) => self.carry_out(line).await,
                 Some(Err(error)) => failed(Failure::usage(error), self.output, &mut self.failure),
             }
         }
+    }
+
+    fn tell(&mut self, notice: &Notice) {
+        show(notice, self.output, &mut self.failure);
+        self.has_told = true;
     }
 
     fn done(self) -> Result<(), Failure> {
@@ -109,7 +119,10 @@ impl Shell {
             tokio::select! {
                 biased;
                 result = &mut work => break result,
-                Some(notice) = self.notices.next() => show(&notice, self.output, &mut self.failure),
+                Some(notice) = self.notices.next() => {
+                    show(&notice, self.output, &mut self.failure);
+                    self.has_told = true;
+                }
             }
         };
         if let Err(failure) = result {

@@ -11,7 +11,7 @@ use crate::client::{CallError, Client};
 use crate::protocol::{Reply, Request, RequestError};
 use crate::types::{Index, PeerId};
 
-/// How long a light session waits for what.
+/// How long a session, light or not, waits for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
     /// The time for a whole call, with all its attempts.

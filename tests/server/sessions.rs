@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use zraft::client::{
-    Ending, KvCommand, KvEntry, KvExpected, KvReply, KvSession, Notice, Notices, Session, SessionOptions,
+    Ending, Kv, KvCommand, KvEntry, KvExpected, KvReply, KvSession, LightSession, Notice, Notices, Session,
+    SessionOptions,
 };
 use zraft::codec;
 use zraft::protocol::TriggerReason;
@@ -81,7 +82,7 @@ fn every_write_of_a_session_runs_once_though_its_leader_dies() {
     let runtime = runtime();
     let (client, peers) = runtime.block_on(async { (nodes.client(), nodes.peers("kv")) });
     let options = SessionOptions { request_timeout: Duration::from_secs(30), ..SessionOptions::default() };
-    let connect = Session::connect_with(client, peers, Duration::from_secs(20), options);
+    let connect = Session::connect_with(client.clone(), peers.clone(), Duration::from_secs(20), options);
     let (session, mut notices) = runtime.block_on(connect).unwrap();
     let number = |number: usize| number.to_string().into_bytes();
     runtime.block_on(async {
@@ -106,6 +107,9 @@ fn every_write_of_a_session_runs_once_though_its_leader_dies() {
         let fired = Notice::Fired { trigger: watched.trigger, reason: TriggerReason::DataChanged };
         assert_eq!(notices.next().await, Some(fired));
         kv.session().close().await.unwrap();
+        // One peer is enough to find the others.
+        let light = LightSession::connect(client, &peers[(leader + 1) % 3]).await.unwrap();
+        assert_eq!(Kv::new(light).get("count").await.unwrap().unwrap().value, b"done");
     });
 }
 

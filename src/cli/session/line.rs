@@ -11,7 +11,7 @@ What to type, a line each:
   del KEY              remove a key
   watch get KEY        print the value, and be told once when the key changes
   disarm TRIGGER       give a trigger up
-  wait                 wait until there is something to tell
+  wait                 wait for a notice, unless one has come since the last wait
   close                end the session, as the end of input does";
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,8 +19,6 @@ pub(super) struct Pulse {
     last_number: u64,
     /// When a ping was last sent on this stream.
     pinged_at_ms: u64,
-    /// Since when something that was asked on this stream waits for its answer.
-    awaited_since_ms: Option<u64>,
 }
 
 /// A change of what the client knows.
@@ -33,12 +31,12 @@ pub(super) enum Turn {
 impl Pulse {
     /// Pings in a timeout when nothing else is confirmed.
     const PINGS_PER_TIMEOUT: u64 = 4;
-    /// Longest time between pings: a node that hangs is noticed after twice this, however long the session may live.
+    /// Longest time between pings, however long the session may live.
     const MAX_INTERVAL_MS: u64 = 5000;
-    /// The same while somebody waits for an answer, who must not wait long for a node that is gone.
-    const MAX_AWAITED_INTERVAL_MS: u64 = 500;
-    /// So long after a ping such a node is given up.
-    const MAX_AWAITED_SILENCE_MS: u64 = 2000;
+    /// The same while somebody waits for an answer: a node that hangs or is gone must be noticed soon.
+    const MAX_BUSY_INTERVAL_MS: u64 = 500;
+    /// How long a ping may wait for its pong before the stream is given up.
+    const MAX_SILENCE_MS: u64 = 2000;
     /// Most pings that wait; the stream has stalled by then.
     const MAX_PINGS: usize = 4;
 
@@ -50,31 +48,11 @@ impl Pulse {
             pings: VecDeque::new(),
             last_number: 0,
             pinged_at_ms: 0,
-            awaited_since_ms: None,
         }
     }
 
-    fn idle_interval_ms(&self) -> u64 {
+    fn interval_ms(&self) -> u64 {
         (self.timeout_ms / Self::PINGS_PER_TIMEOUT).clamp(1, Self::MAX_INTERVAL_MS)
-    }
-
-    /// The time between pings, and how long one may go without its pong.
-    fn patience_ms(&self) -> (u64, u64) {
-        let (interval, silence) = (self.idle_interval_ms(), 2 * self.idle_interval_ms());
-        match self.awaited_since_ms {
-            Some(_) => (interval.min(Self::MAX_AWAITED_INTERVAL_MS), silence.min(Self::MAX_AWAITED_SILENCE_MS)),
-            None => (interval, silence),
-        }
-    }
-
-    /// Something was asked, and is to be answered.
-    pub(super) fn asked(&mut self, now_ms: u64) {
-        self.awaited_since_ms.get_or_insert(now_ms);
-    }
-
-    /// All that was asked is answered.
-    pub(super) fn all_answered(&mut self) {
-        self.awaited_since_ms = None;
     }
 
     /// The cluster has confirmed something that was sent at this time.
@@ -86,18 +64,17 @@ impl Pulse {
     pub(super) fn detached(&mut self) {
         self.pings.clear();
         self.pinged_at_ms = 0;
-        self.awaited_since_ms = None;
     }
 
-    fn next_ping_ms(&self) -> Option<u64> {
-        let heard_or_asked = self.confirmed_at_ms?.max(self.pinged_at_ms);
-        let idle_ping = heard_or_asked + self.idle_interval_ms();
-        let awaited_ping = self.awaited_since_ms.map(|since| heard_or_asked.max(since) + self.patience_ms().0);
-        (self.pings.len() < Self::MAX_PINGS).then_some(awaited_ping.map_or(idle_ping, |at| at.min(idle_ping)))
+    fn next_ping_ms(&self, is_busy: bool) -> Option<u64> {
+        let last = self.confirmed_at_ms?.max(self.pinged_at_ms);
+        let most = if is_busy { Self::MAX_BUSY_INTERVAL_MS } else { u64::MAX };
+        (self.pings.len() < Self::MAX_PINGS).then_some(last + self.interval_ms().min(most))
     }
 
-    pub(super) fn is_ping_due(&self, now_ms: u64) -> bool {
-        self.next_ping_ms().is_some_and(|at| at <= now_ms)
+    /// Whether a ping should be sent. `is_busy`: somebody waits for an answer.
+    pub(super) fn is_ping_due(&self, is_busy: bool, now_ms: u64) -> bool {
+        self.next_ping_ms(is_busy).is_some_and(|at| at <= now_ms)
     }
 
     /// Notes that a ping is sent, and returns its number.
@@ -116,7 +93,8 @@ impl Pulse {
     }
 
     fn stalls_at_ms(&self) -> Option<u64> {
-        self.pings.front().map(|(_, sent_at_ms)| sent_at_ms + self.patience_ms().1)
+        let silence_ms = Self::MAX_SILENCE_MS.min(2 * self.interval_ms());
+        self.pings.front().map(|(_, sent_at_ms)| sent_at_ms + silence_ms)
     }
 
     /// Whether the stream gives no sign of life.
@@ -141,8 +119,8 @@ impl Pulse {
     }
 
     /// When something is to be done next. `is_attached`: whether there is a stream for pings.
-    pub(super) fn deadline_ms(&self, is_attached: bool) -> Option<u64> {
-        let of_stream = [self.next_ping_ms(), self.stalls_at_ms()].into_iter().flatten().filter(|_| is_attached);
+    pub(super) fn deadline_ms(&self, is_attached: bool, is_busy: bool) -> Option<u64> {
+        let of_stream = [self.next_ping_ms(is_busy), self.stalls_at_ms()].into_iter().flatten().filter(|_| is_attached);
         let of_session = self.lives_until_ms().filter(|_| !self.is_suspended);
         of_stream.chain(of_session).min()
     }
@@ -155,11 +133,15 @@ mod tests {
     #[test]
     fn time_is_counted_from_the_sending_of_what_was_confirmed() {
         let mut pulse = Pulse::new(1000);
-        assert_eq!((pulse.turn(u64::MAX), pulse.deadline_ms(true)), (None, None), "nothing is known before it is open");
+        assert_eq!(
+            (pulse.turn(u64::MAX), pulse.deadline_ms(true, false)),
+            (None, None),
+            "nothing is known before it is open"
+        );
         pulse.confirmed(100);
-        assert!(!pulse.is_ping_due(349) && pulse.is_ping_due(350));
+        assert!(!pulse.is_ping_due(false, 349) && pulse.is_ping_due(false, 350));
         let number = pulse.ping(350);
-        assert!(!pulse.is_ping_due(599) && pulse.is_ping_due(600));
+        assert!(!pulse.is_ping_due(false, 599) && pulse.is_ping_due(false, 600));
         pulse.pong(number);
         assert_eq!(pulse.turn(1349), None, "the ping was sent at 350");
         assert_eq!(pulse.turn(1350), Some(Turn::Suspended));
@@ -186,27 +168,16 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_an_answer_soon_learns_that_a_node_is_gone() {
-        let mut pulse = Pulse::new(20_000);
-        pulse.confirmed(0);
-        pulse.asked(3000);
-        pulse.asked(3400);
-        assert!(!pulse.is_ping_due(3499) && pulse.is_ping_due(3500));
-        pulse.ping(3500);
-        assert!(!pulse.is_stalled(5499) && pulse.is_stalled(5500));
-        pulse.all_answered();
-        assert!(!pulse.is_stalled(5500) && !pulse.is_ping_due(8499) && pulse.is_ping_due(8500));
-        assert!(pulse.is_stalled(13_500), "an idle one may be silent for longer");
-    }
-
-    #[test]
     fn a_long_timeout_does_not_make_pings_rare() {
         let mut pulse = Pulse::new(24 * 60 * 60 * 1000);
         pulse.confirmed(0);
-        assert!(pulse.is_ping_due(Pulse::MAX_INTERVAL_MS));
-        for at in 0..Pulse::MAX_PINGS as u64 {
+        assert!(pulse.is_ping_due(false, Pulse::MAX_INTERVAL_MS));
+        assert!(pulse.is_ping_due(true, Pulse::MAX_BUSY_INTERVAL_MS), "somebody waits");
+        pulse.ping(0);
+        assert!(pulse.is_stalled(Pulse::MAX_SILENCE_MS));
+        for at in 1..Pulse::MAX_PINGS as u64 {
             pulse.ping(at);
         }
-        assert!(!pulse.is_ping_due(u64::MAX), "pings that wait are bounded");
+        assert!(!pulse.is_ping_due(false, u64::MAX), "pings that wait are bounded");
     }
 }

@@ -192,9 +192,6 @@ impl State {
             // Said once, and taken in as the stream was made.
             SessionEvent::Attached { .. } => {}
         }
-        if self.writes.is_empty() && self.queries.is_empty() {
-            self.pulse.all_answered();
-        }
         self.tick(now_ms);
     }
 
@@ -278,6 +275,11 @@ impl State {
         }
     }
 
+    /// Whether somebody waits for an answer.
+    fn is_busy(&self) -> bool {
+        !self.writes.is_empty() || !self.queries.is_empty() || self.close.is_some()
+    }
+
     /// Whether the stream gives no sign of life, and another should be tried.
     pub(super) fn is_stalled(&self, now_ms: u64) -> bool {
         self.is_attached && self.pulse.is_stalled(now_ms)
@@ -289,7 +291,7 @@ impl State {
             return None;
         }
         let of_writes = self.writes.deadline_ms(now_ms).filter(|_| self.is_attached);
-        self.pulse.deadline_ms(self.is_attached).into_iter().chain(of_writes).min()
+        self.pulse.deadline_ms(self.is_attached, self.is_busy()).into_iter().chain(of_writes).min()
     }
 
     fn next_to_send(&self, now_ms: u64) -> Option<Next> {
@@ -297,7 +299,7 @@ impl State {
             None
         } else if self.watches.has_to_send() {
             Some(Next::Trigger)
-        } else if self.pulse.is_ping_due(now_ms) {
+        } else if self.pulse.is_ping_due(self.is_busy(), now_ms) {
             Some(Next::Ping)
         } else if let Some(seq) = self.writes.next_to_send(now_ms) {
             Some(Next::Write(seq))
@@ -318,12 +320,8 @@ impl State {
         match self.next_to_send(now_ms)? {
             Next::Trigger => self.watches.send(),
             Next::Ping => Some(SessionRequest::Ping { number: self.pulse.ping(now_ms) }),
-            Next::Write(seq) => {
-                self.pulse.asked(now_ms);
-                self.writes.send(seq, now_ms)
-            }
+            Next::Write(seq) => self.writes.send(seq, now_ms),
             Next::Query(id) => {
-                self.pulse.asked(now_ms);
                 self.unsent_queries.remove(&id);
                 let Query { request, watch } = self.queries.get(&id)?;
                 Some(SessionRequest::Query { id, request: request.clone(), watch: *watch })
