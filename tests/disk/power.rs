@@ -38,6 +38,7 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
         writers.until_acknowledged(&knowledge, rng.random_range(1..60));
         // Any moment will do.
         std::thread::sleep(Duration::from_micros(rng.random_range(0..10_000)));
+        knowledge.power_fails();
         disk.cut_power();
         assert!(!nodes.wait_for_end(0).success(), "a node whose disk is gone ends with an error");
         writers.stop();
@@ -47,6 +48,7 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
 
         disk.unmount();
         disk.mount();
+        knowledge.power_returns();
         torn_snapshots += u64::from(has_unfinished(&nodes.data(0)));
         nodes.start_node(0);
         let verdict = knowledge.check(&nodes);

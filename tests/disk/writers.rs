@@ -1,7 +1,7 @@
 //! Clients that write as fast as they are answered, and remember what was acknowledged.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -28,6 +28,7 @@ struct Known {
 pub struct Knowledge {
     keys: Arc<Mutex<BTreeMap<String, Known>>>,
     acknowledged: Arc<AtomicU64>,
+    has_no_power: Arc<AtomicBool>,
 }
 
 /// How a cluster stands to what was acknowledged.
@@ -52,7 +53,21 @@ impl Knowledge {
         known.attempted
     }
 
+    /// From now on nothing counts as acknowledged: a node without power answers nobody. This one still runs, and a sync
+    /// that the file system's shutdown overtakes may claim to have succeeded.
+    pub fn power_fails(&self) {
+        self.has_no_power.store(true, Ordering::SeqCst);
+    }
+
+    /// The power is back.
+    pub fn power_returns(&self) {
+        self.has_no_power.store(false, Ordering::SeqCst);
+    }
+
     fn acknowledge(&self, key: &str, value: u64) {
+        if self.has_no_power.load(Ordering::SeqCst) {
+            return;
+        }
         self.keys.lock().unwrap().get_mut(key).unwrap().acknowledged = value;
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }

@@ -103,6 +103,16 @@ impl Stream {
         codec::decode(&frame).unwrap()
     }
 
+    /// Hears what is asked, and answers the pings of those who wait for long.
+    async fn hear_asked(&mut self) -> SessionRequest {
+        loop {
+            match self.hear().await {
+                SessionRequest::Ping { number } => self.say(SessionEvent::Pong { number }).await,
+                request => return request,
+            }
+        }
+    }
+
     async fn refuse(mut self, error: RequestError) {
         self.say(SessionEvent::Detached(error)).await;
         self.writer.finish();
@@ -110,7 +120,7 @@ impl Stream {
 
     /// Hears a write with this number, and returns what it acknowledges.
     async fn hear_write(&mut self, expected: u64) -> u64 {
-        let request = self.hear().await;
+        let request = self.hear_asked().await;
         let SessionRequest::Write { seq, acked_up_to, .. } = request else { panic!("{request:?}") };
         assert_eq!(seq, expected);
         acked_up_to
@@ -122,7 +132,7 @@ impl Stream {
     }
 
     async fn answer_query(&mut self) {
-        let request = self.hear().await;
+        let request = self.hear_asked().await;
         let SessionRequest::Query { id, request, watch } = request else { panic!("{request:?}") };
         let watched = if watch { vec![request.clone()] } else { vec![] };
         self.say(SessionEvent::Answered { id, index: Index(9), result: Ok(Ok(request)), watched }).await;
@@ -271,7 +281,7 @@ async fn a_write_that_nobody_waits_for_runs_all_the_same() {
     let large = session.write(vec![0; MAX_DATA_BYTES + 1]).await;
     assert_eq!(large, Err(SessionFailure::TooLarge { size_bytes: MAX_DATA_BYTES + 1 }));
     let serve = async {
-        assert_eq!(stream.hear().await, SessionRequest::Close);
+        assert_eq!(stream.hear_asked().await, SessionRequest::Close);
         stream.say(SessionEvent::Ended(SessionEnd::Closed)).await;
     };
     let (closed, ()) = within(async { tokio::join!(session.close(), serve) }).await;
