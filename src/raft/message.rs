@@ -125,3 +125,19 @@ pub enum AppendReply {
 /// Names one attempt to learn a read index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReadId(pub u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_acceptance_says_what_two_say_and_a_vote_does_not() {
+        let accepted = |index| Message::AppendReply(AppendReply::Accepted { matched: Index(index) });
+        let mut said = accepted(3);
+        assert!(said.absorb(&accepted(5)) && said.absorb(&accepted(4)));
+        assert_eq!(said, accepted(5));
+        let vote = |granted| Message::VoteReply { granted };
+        assert!(!said.absorb(&vote(true)) && !vote(true).absorb(&accepted(3)) && !vote(true).absorb(&vote(false)));
+        assert!(vote(true).absorb(&vote(true)));
+    }
+}
