@@ -168,10 +168,10 @@ mod tests {
         let old = Configuration::of(peers([1, 2, 3]));
         let waiting = old.begin(&peers([2, 3, 4]));
         assert_eq!((ids(&waiting.voters), ids(&waiting.learners)), (vec![1, 2, 3], vec![4]));
-        assert!(waiting.is_waiting() && !waiting.is_joint() && waiting.is_sound());
+        assert!(waiting.is_waiting() && !waiting.is_joint() && !waiting.is_settled() && waiting.is_sound());
         let joint = waiting.joined();
         assert_eq!((ids(&joint.voters), ids(&joint.outgoing)), (vec![2, 3, 4], vec![1, 2, 3]));
-        assert!(joint.is_joint() && !joint.is_waiting() && joint.is_sound());
+        assert!(joint.is_joint() && !joint.is_waiting() && !joint.is_settled() && joint.is_sound());
         assert_eq!(joint.members().len(), 4);
         assert_eq!(joint.settled(), Configuration::of(peers([2, 3, 4])));
         assert_eq!(waiting.settled(), old);

@@ -1,8 +1,8 @@
 //! What has been given to the machine, and what it has applied.
 
 use crate::raft::cache::within;
+use crate::raft::inflights::Inflights;
 use crate::raft::log::Log;
-use crate::raft::progress::Inflights;
 use crate::raft::{Entry, LogRead, LogReadPurpose};
 use crate::types::Index;
 

@@ -1,80 +1,9 @@
-//! What Raft keeps and what it says: entries, hard state, snapshots' metadata, and the messages between peers.
+//! What peers say to each other.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::raft::Configuration;
+use crate::raft::{Entry, SnapshotMeta};
 use crate::types::{Incarnation, Index, LogPosition, Term};
-
-/// One entry of the replicated log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The term of the leader that made it.
-    pub term: Term,
-    /// Its position in the log.
-    pub index: Index,
-    /// Milliseconds since the Unix epoch by the leader's clock, never before the previous entry's: the only time
-    /// that replicated state may depend on.
-    pub time_ms: u64,
-    /// What it says.
-    pub payload: Payload,
-}
-
-impl Entry {
-    /// What an entry takes beyond its data when bytes are budgeted, roughly its encoded header.
-    pub const OVERHEAD_BYTES: usize = 32;
-
-    /// Where the entry stands.
-    #[must_use]
-    pub fn position(&self) -> LogPosition {
-        LogPosition::new(self.term, self.index)
-    }
-
-    /// The size that budgets count, in bytes.
-    #[must_use]
-    pub fn size_bytes(&self) -> usize {
-        Self::OVERHEAD_BYTES
-            + match &self.payload {
-                Payload::Noop => 0,
-                Payload::Membership(configuration) => configuration.size_bytes(),
-                Payload::Data(data) => data.len(),
-            }
-    }
-}
-
-/// What an entry says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Payload {
-    /// Nothing: a new leader's first entry, which commits the entries of older terms (thesis section 3.6.2).
-    Noop,
-    /// The set of peers from this entry on (thesis chapter 4).
-    Membership(Configuration),
-    /// A command for the machine, opaque here.
-    Data(Bytes),
-}
-
-/// What a peer must remember across a crash besides its log (Figure 2 of the Raft paper).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HardState {
-    /// The latest term the peer has seen.
-    pub term: Term,
-    /// Whom it voted for in that term.
-    pub vote: Option<Incarnation>,
-    /// A lower bound of what is committed. Written along with the other two and never for its own sake: it lets a
-    /// restarted peer apply at once what it is known to have applied.
-    pub commit: Index,
-}
-
-/// Names a snapshot and says what Raft needs to continue from it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotMeta {
-    /// The last entry that the snapshot covers.
-    pub position: LogPosition,
-    /// That entry's time, so that time goes on from there.
-    pub time_ms: u64,
-    /// The configuration in effect at that entry.
-    pub configuration: Configuration,
-}
 
 /// A message from one peer to another of its cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,3 +125,19 @@ pub enum AppendReply {
 /// Names one attempt to learn a read index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReadId(pub u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_acceptance_says_what_two_say_and_a_vote_does_not() {
+        let accepted = |index| Message::AppendReply(AppendReply::Accepted { matched: Index(index) });
+        let mut said = accepted(3);
+        assert!(said.absorb(&accepted(5)) && said.absorb(&accepted(4)));
+        assert_eq!(said, accepted(5));
+        let vote = |granted| Message::VoteReply { granted };
+        assert!(!said.absorb(&vote(true)) && !vote(true).absorb(&accepted(3)) && !vote(true).absorb(&vote(false)));
+        assert!(vote(true).absorb(&vote(true)));
+    }
+}

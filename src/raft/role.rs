@@ -1,13 +1,16 @@
-//! The roles of a peer and what each of them alone knows (thesis section 3.3).
+//! The roles of a peer, what each of them alone knows, and how a peer goes from one to another (thesis section 3.3).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rand::Rng;
+
+use crate::raft::inflights::Inflights;
 use crate::raft::lease::Lease;
-use crate::raft::progress::{Inflights, Progress};
+use crate::raft::progress::Progress;
 use crate::raft::read_index::{ForwardedReads, ReadRounds};
 use crate::raft::transfer::Transfer;
-use crate::raft::{ReadId, RoleName};
-use crate::types::{Incarnation, Index};
+use crate::raft::{Raft, ReadId, RoleName};
+use crate::types::{Incarnation, Index, Term};
 
 /// What a peer is at the moment.
 #[derive(Clone, Debug)]
@@ -91,5 +94,33 @@ impl Role {
             Self::PreCandidate(_) | Self::Candidate(_) => Vec::new(),
             Self::Leader(leader) => leader.reads.own().collect(),
         }
+    }
+}
+
+impl Raft {
+    /// Follows a leader of `term`, or waits for one. A later term than the current one is entered without a vote.
+    pub(super) fn follow(&mut self, term: Term, leader: Option<Incarnation>) {
+        if term > self.term() {
+            self.enter_term(term, None);
+        }
+        let timeout_ticks = self.election_timeout();
+        self.change_role(Role::Follower(Follower { leader, timeout_ticks, ..Follower::default() }));
+    }
+
+    /// Enters a term. What waits to be said in an older one would no longer count.
+    pub(super) fn enter_term(&mut self, term: Term, vote: Option<Incarnation>) {
+        self.log.set_term(term, vote);
+        self.held.clear();
+    }
+
+    pub(super) fn change_role(&mut self, role: Role) {
+        let old = std::mem::replace(&mut self.role, role);
+        self.out.reads_lost.extend(old.own_reads());
+    }
+
+    /// Randomized, so that split votes are rare and resolved quickly (thesis section 3.4).
+    pub(super) fn election_timeout(&mut self) -> u32 {
+        let ticks = self.config.election_ticks;
+        self.rng.random_range(ticks..2 * ticks)
     }
 }

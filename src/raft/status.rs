@@ -1,6 +1,7 @@
 //! What operators and tests see of a peer.
 
-use crate::raft::progress::{Inflights, State};
+use crate::raft::inflights::Inflights;
+use crate::raft::progress::State;
 use crate::raft::role::Role;
 use crate::raft::{Raft, RoleName};
 use crate::types::{Incarnation, Index, LogPosition, Term};

@@ -1,9 +1,6 @@
-//! The durable side of a peer as Raft sees it: what a store gives back at start, and the store of tests and
-//! simulations.
+//! The durable side of a peer as Raft sees it: what a store gives back at start, and what writes mean.
 
-use std::collections::BTreeMap;
-
-use crate::raft::{Configuration, Entry, HardState, LogRead, Payload, SnapshotMeta, Write};
+use crate::raft::{Configuration, Entry, HardState, Payload, SnapshotMeta, Write};
 use crate::types::{Index, LogPosition, Term};
 
 /// What a peer finds when it starts: everything Raft needs but the entries themselves, which stay in the store.
@@ -158,69 +155,12 @@ impl Restored {
     }
 }
 
-/// One peer's durable state in memory, for tests and simulations.
-#[derive(Clone, Debug, Default)]
-pub struct MemStorage {
-    restored: Restored,
-    entries: BTreeMap<Index, Entry>,
-}
-
-impl MemStorage {
-    /// Makes a write durable.
-    ///
-    /// # Errors
-    /// [`InvalidWrite`]; the storage must not be used any more.
-    pub fn write(&mut self, write: &Write) -> Result<(), InvalidWrite> {
-        self.restored.replay(write)?;
-        if let Some(base) = write.discard_through {
-            self.entries = self.entries.split_off(&base.index.next());
-        }
-        if let Some(from) = write.truncate_from {
-            self.entries.split_off(&from);
-        }
-        self.entries.extend(write.entries.iter().map(|entry| (entry.index, entry.clone())));
-        Ok(())
-    }
-
-    /// Answers a [`LogRead`]. Empty when the first entry wanted is gone.
-    #[must_use]
-    pub fn read(&self, read: &LogRead) -> Vec<Entry> {
-        let mut found = Vec::new();
-        let mut bytes = 0;
-        for (expected, (index, entry)) in (read.from.0..=read.to.0).zip(self.entries.range(read.from..)) {
-            if index.0 != expected || bytes > read.max_bytes {
-                break;
-            }
-            bytes += entry.size_bytes();
-            found.push(entry.clone());
-        }
-        found
-    }
-
-    /// What a peer that starts on this storage finds.
-    #[must_use]
-    pub fn restored(&self) -> Restored {
-        self.restored.clone()
-    }
-
-    /// The same, to look at.
-    #[must_use]
-    pub fn state(&self) -> &Restored {
-        &self.restored
-    }
-
-    /// The entries, oldest first.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::raft::WriteToken;
+    use crate::raft::{LogRead, MemStorage, WriteToken};
     use crate::types::Incarnation;
 
     /// A log that keeps every entry ever appended in a plain list and forgets nothing about the discarded.

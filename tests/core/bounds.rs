@@ -2,22 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use zraft::raft::{ConfigValues, Configuration, Envelope, MemStorage, MembershipError, Message, ReadError, Write};
+use bytes::Bytes;
+use zraft::raft::{
+    ConfigValues, Configuration, Entry, Envelope, MAX_WAITING_READS, MemStorage, MembershipError, Message,
+    ProposeError, ReadError, Write,
+};
 use zraft::types::{Incarnation, Term};
 
 use crate::peer::{Peer, configuration, peers};
 
-fn start(voters: u64) -> Peer {
+fn start(voters: u64, values: &ConfigValues) -> Peer {
     let mut disk = MemStorage::default();
     disk.write(&Write::bootstrap(configuration(voters), 0)).unwrap();
-    let mut peer = Peer::start(Incarnation(1), &ConfigValues::default(), disk, 1);
+    let mut peer = Peer::start(Incarnation(1), values, disk, 1);
     peer.pump();
     peer
 }
 
 /// The leader of a cluster of one.
-fn leader() -> Peer {
-    let mut peer = start(1);
+fn leader(values: &ConfigValues) -> Peer {
+    let mut peer = start(1, values);
     while !peer.raft.is_leader() || peer.raft.status().commit < peer.raft.status().last.index {
         peer.raft.tick(0);
         peer.pump();
@@ -32,7 +36,7 @@ fn leader() -> Peer {
 fn a_cluster_grows_to_the_largest_size_and_no_further() {
     let most = Configuration::MAX_VOTERS as u64;
     let voters = |count: u64| -> BTreeMap<_, _> { peers(1..=count) };
-    let mut peer = leader();
+    let mut peer = leader(&ConfigValues::default());
     let refused = peer.raft.propose_membership(voters(most + 1), 0).unwrap_err();
     assert_eq!(refused, MembershipError::TooMany(Configuration::MAX_VOTERS + 1));
     peer.raft.propose_membership(voters(most), 0).unwrap();
@@ -40,10 +44,41 @@ fn a_cluster_grows_to_the_largest_size_and_no_further() {
 
 #[test]
 fn a_follower_forwards_as_many_reads_as_may_wait_and_no_more() {
-    let mut peer = start(3);
+    let mut peer = start(3, &ConfigValues::default());
     let heartbeat = Message::Heartbeat { commit: peer.raft.status().commit, round: 1 };
     peer.raft.step(Envelope { from: Incarnation(2), to: Incarnation(1), term: Term(2), message: heartbeat }, 0);
-    let taken = std::iter::repeat_with(|| peer.raft.read_index()).take_while(Result::is_ok).count();
-    assert_eq!(taken, zraft::raft::MAX_WAITING_READS);
+    let taken = (0..=MAX_WAITING_READS).take_while(|_| peer.raft.read_index().is_ok()).count();
+    assert_eq!(taken, MAX_WAITING_READS);
     assert_eq!(peer.raft.read_index(), Err(ReadError::TooManyReads));
+}
+
+#[test]
+fn a_leader_lets_as_many_reads_wait_and_no_more() {
+    let mut peer = leader(&ConfigValues::default());
+    let taken = (0..=MAX_WAITING_READS).take_while(|_| peer.raft.read_index().is_ok()).count();
+    assert_eq!(taken, MAX_WAITING_READS);
+    peer.pump();
+    assert_eq!(peer.reads.len(), taken);
+    assert!(peer.raft.read_index().is_ok());
+}
+
+#[test]
+fn proposals_are_counted_to_the_byte_until_they_are_committed() {
+    let max_uncommitted_bytes = 3 * (Entry::OVERHEAD_BYTES + 8);
+    let mut peer = leader(&ConfigValues { max_uncommitted_bytes, ..ConfigValues::default() });
+    let propose = |peer: &mut Peer, count: usize| {
+        let data = vec![Bytes::from_static(b"12345678"); count];
+        let result = peer.raft.propose(data, 0);
+        peer.pump();
+        result.map(|range| range.end().0 - range.start().0 + 1)
+    };
+    assert_eq!(propose(&mut peer, 1), Ok(1));
+    assert_eq!(propose(&mut peer, 2), Ok(2), "three fit");
+    assert_eq!(propose(&mut peer, 1), Err(ProposeError::TooMuchUncommitted));
+    peer.persist_one();
+    assert_eq!(propose(&mut peer, 2), Err(ProposeError::TooMuchUncommitted), "the first alone is committed");
+    assert_eq!(propose(&mut peer, 1), Ok(1));
+    while peer.persist_one() {}
+    assert_eq!(propose(&mut peer, 4), Ok(4), "too much, but alone");
+    assert_eq!(propose(&mut peer, 1), Err(ProposeError::TooMuchUncommitted));
 }

@@ -172,3 +172,29 @@ fn lies_are_counted_and_change_nothing() {
         assert_eq!(peer.raft.status().last, before.last);
     }
 }
+
+#[test]
+fn what_is_not_meant_for_a_peer_or_comes_from_a_stranger_changes_nothing() {
+    let mut disk = MemStorage::default();
+    disk.write(&Write::bootstrap(configuration(3), 0)).expect("the first write fits");
+    let mut peer = Peer::start(Incarnation(1), &ConfigValues::default(), disk, 1);
+    let last = LogPosition::new(Term(9), Index(9));
+    let vote = Message::Vote { last, appointed: true };
+    let strays = [
+        (2, 3, vote.clone()),
+        (1, 1, vote),
+        // A stranger's request may be right, its answer cannot be.
+        (7, 1, Message::VoteReply { granted: false }),
+        (7, 1, Message::PreVoteReply { granted: false }),
+        (7, 1, Message::HeartbeatReply { round: 0 }),
+        (7, 1, Message::AppendReply(AppendReply::Accepted { matched: Index(1) })),
+        (7, 1, Message::ReadIndex { id: ReadId(1) }),
+    ];
+    let before = peer.raft.status();
+    for (from, to, message) in strays {
+        let envelope = Envelope { from: Incarnation(from), to: Incarnation(to), term: Term(9), message };
+        peer.raft.step(envelope.clone(), 0);
+        peer.pump();
+        assert_eq!((peer.raft.status(), peer.outbox.len()), (before.clone(), 0), "{envelope:?}");
+    }
+}

@@ -12,7 +12,8 @@ use crate::peer::{Job, Machine, Peer};
 use crate::sim::faults::Counts;
 use crate::sim::world::Host;
 
-/// A configuration of all peers that exist in a run.
+/// No entry of a run is larger, and so no append that goes beyond a limit: the largest entries are joint configurations,
+/// which may name every peer twice.
 const LARGEST_ENTRY_BYTES: usize = 1500;
 
 type Hosts = BTreeMap<Incarnation, Host>;
