@@ -83,13 +83,18 @@ impl Machine {
     /// The machine as it was when a snapshot was taken. `chunks` gives the backend's part and `None` at its end.
     ///
     /// # Errors
-    /// [`StartError`] when the backend refuses the snapshot or dies, or the chunks cannot be read.
+    /// [`StartError`] when the backend refuses the snapshot or dies, the chunks cannot be read, or the host's part
+    /// contradicts itself.
     pub fn restore(
         head: SnapshotHead,
         factory: &dyn BackendFactory,
         chunks: &mut dyn FnMut() -> Result<Option<Bytes>, String>,
     ) -> Result<Self, StartError> {
-        let at = Moment { index: head.meta.position.index.0, time_ms: head.meta.time_ms };
+        let last = head.meta.position.index;
+        if let Some(session) = head.host.sessions.impossible(last) {
+            return Err(StartError::Source(format!("no session {session} can be as it says at entry {last}")));
+        }
+        let at = Moment { index: last.0, time_ms: head.meta.time_ms };
         let mut backend = factory.restore(at, &head.origin(), chunks)?;
         let backend_version = backend.version()?;
         Ok(Self {

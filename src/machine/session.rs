@@ -52,6 +52,20 @@ struct Session {
     replies: BTreeMap<u64, (Index, BackendReply)>,
 }
 
+impl Session {
+    /// Whether a machine that has applied entries up to `last` can have this session. The entry that opened it is one of
+    /// them, and each command that has run is another.
+    fn is_possible(&self, id: SessionId, last: Index) -> bool {
+        let (Some(have_run), Some(entries_since)) = (self.next.checked_sub(1), last.0.checked_sub(id.0)) else {
+            return false;
+        };
+        id != SessionId::ZERO
+            && have_run <= entries_since
+            && self.acked_up_to <= have_run
+            && self.replies.keys().copied().eq(self.acked_up_to + 1..=have_run)
+    }
+}
+
 /// What is to be done with a session's command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
@@ -81,6 +95,12 @@ impl Sessions {
     /// The open sessions, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &SessionTerms)> {
         self.open.iter().map(|(id, session)| (*id, &session.terms))
+    }
+
+    /// A session that no machine can have which has applied entries up to `last`: the bytes that it was read from are
+    /// not what a machine wrote.
+    pub(super) fn impossible(&self, last: Index) -> Option<SessionId> {
+        self.open.iter().find(|(id, session)| !session.is_possible(**id, last)).map(|(id, _)| *id)
     }
 
     pub(super) fn open(&mut self, id: SessionId, terms: SessionTerms) {
