@@ -8,6 +8,7 @@ mod disk;
 mod exhaustive;
 mod hostile;
 mod linearizable;
+mod machine;
 mod peer;
 mod replica_sim;
 mod script;
