@@ -1,8 +1,8 @@
 //! Power cuts under a node's store, which runs whole on a disk in memory: the log in redb, snapshots, components.
-//! Everything follows from a seed. A run of any number of seeds, in parts if need be; 25000 are a million cuts:
+//! Everything follows from a seed. A run of any number of seeds, in parts if need be; 32000 are a million power cuts:
 //!
 //! ```text
-//! CUTS_FROM=0 CUTS_SEEDS=25000 \
+//! CUTS_FROM=0 CUTS_SEEDS=32000 \
 //!     cargo test --release --no-default-features --features store --test core power_cuts -- --nocapture
 //! ```
 //!
