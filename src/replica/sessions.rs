@@ -61,6 +61,9 @@ impl Replica {
                 self.propose(link, Waiter::Session(link, seq), &command);
             }
             SessionRequest::Query { id, request, watch } => self.session_query(link, id, request, watch),
+            SessionRequest::Rearm { id, keys, .. } if !self.make_room((link, id), &keys) => {
+                self.end_link(link, RequestError::TooMuch);
+            }
             SessionRequest::Rearm { id, keys, since } => self.arm((link, id), keys, since),
             SessionRequest::Disarm { id } => self.disarm((link, id)),
             SessionRequest::Ping { number } => self.session_ping(link, number),
@@ -184,15 +187,17 @@ impl Replica {
         }
     }
 
-    /// Arms a trigger that knows of the state after `since`, or fires it.
-    fn arm(&mut self, name: (LinkId, TriggerId), keys: Vec<Key>, since: Index) {
-        let (link, id) = name;
+    /// Makes room for a trigger, unless its stream has too many or they watch too much.
+    fn make_room(&mut self, name: (LinkId, TriggerId), keys: &[Key]) -> bool {
         self.disarm(name);
         let size_bytes = keys.iter().map(Key::len).sum();
-        if self.triggers.count(link) >= MAX_TRIGGERS || !self.links.watch(link, size_bytes, MAX_WATCHED_BYTES) {
-            return self.end_link(link, RequestError::TooMuch);
-        }
-        if let Some(reason) = self.triggers.arm(name, keys, since) {
+        self.triggers.count(name.0) < MAX_TRIGGERS && self.links.watch(name.0, size_bytes, MAX_WATCHED_BYTES)
+    }
+
+    /// Arms a trigger that knows of the state after `since`, or fires it. There is room for it.
+    fn arm(&mut self, (link, id): (LinkId, TriggerId), keys: Vec<Key>, since: Index) {
+        let size_bytes = keys.iter().map(Key::len).sum();
+        if let Some(reason) = self.triggers.arm((link, id), keys, since) {
             self.links.unwatch(link, size_bytes);
             self.links.tell(link, SessionEvent::Fired { id, reason });
         }
@@ -216,10 +221,13 @@ impl Replica {
             return;
         }
         let (result, watched) = match result {
-            Ok(answer) => (Ok(answer.reply), answer.watched),
+            // Were the stream ended, its client would only ask the same again.
+            Ok(answer) if watch && !self.make_room((link, id), &answer.watched) => {
+                (Err(RequestError::TooMuch), Vec::new())
+            }
+            Ok(answer) => (Ok(answer.reply), if watch { answer.watched } else { Vec::new() }),
             Err(error) => (Err(error), Vec::new()),
         };
-        let watched = if watch && result.is_ok() { watched } else { Vec::new() };
         let arms = watch && result.is_ok();
         self.links.tell(link, SessionEvent::Answered { id, index, result, watched: watched.clone() });
         if arms {

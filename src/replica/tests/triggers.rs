@@ -191,6 +191,15 @@ fn the_triggers_of_a_stream_are_bounded() {
     hands.ask(2, SessionRequest::Disarm { id: TriggerId(2) });
     hands.ask(2, rearm(3, &large, last));
     assert_eq!(hands.told(2), []);
+    // A query that would watch too much is told so, and watches nothing; its stream goes on.
+    hands.ask(2, query(4, "k", true));
+    hands.work();
+    let told = hands.told(2);
+    let [SessionEvent::Answered { id: TriggerId(4), result: Err(RequestError::TooMuch), .. }] = &told[..] else {
+        panic!("{told:?}")
+    };
+    hands.change("k");
+    assert_eq!(hands.told(2), []);
     hands.ask(2, rearm(4, "k", last));
     assert_eq!(hands.told(2), too_much);
 }
