@@ -175,14 +175,14 @@ impl fmt::Display for TriggerReason {
     }
 }
 
-/// Why a session's command was not run. The same on every replica; the command never ran and never will, but for
-/// those the client is told to send again.
+/// Why a session's command was not run now; the same on every replica. One that was sent before may have run then:
+/// [`AlreadyAcknowledged`](Self::AlreadyAcknowledged) has, and before [`Expired`](Self::Expired) it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum SessionRefusal {
     /// The session has ended, or never was.
     #[error("the session has ended")]
     Expired,
-    /// The client has said that it has the reply.
+    /// It has run, and the client has said that it has the reply.
     #[error("the reply to this command was acknowledged and is forgotten")]
     AlreadyAcknowledged,
     /// Commands before this one are missing: send again from `expected` on.
