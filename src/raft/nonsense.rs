@@ -81,3 +81,22 @@ fn check_snapshot(meta: &SnapshotMeta, term: Term) -> Result<(), Nonsense> {
     }
     check_position(meta.position, term)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_taken_up_to_the_largest_and_no_further() {
+        let check = |term, message| {
+            super::check(&Envelope { from: Incarnation(1), to: Incarnation(2), term: Term(term), message })
+        };
+        let vote = |index| Message::PreVote { last: LogPosition::new(Term(1), Index(index)) };
+        assert_eq!(check(MAX_COUNTER, vote(MAX_COUNTER)), Ok(()));
+        assert_eq!(check(MAX_COUNTER + 1, vote(1)), Err(Nonsense::TooLarge));
+        assert_eq!(check(1, vote(MAX_COUNTER + 1)), Err(Nonsense::TooLarge));
+        let heartbeat = |index| Message::Heartbeat { commit: Index(index), round: 1 };
+        assert_eq!(check(1, heartbeat(MAX_COUNTER)), Ok(()));
+        assert_eq!(check(1, heartbeat(MAX_COUNTER + 1)), Err(Nonsense::TooLarge));
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use zraft::raft::{
-    ConfigValues, Configuration, Entry, Envelope, MAX_WAITING_READS, MemStorage, MembershipError, Message,
+    AppendReply, ConfigValues, Configuration, Entry, Envelope, MAX_WAITING_READS, MemStorage, MembershipError, Message,
     ProposeError, ReadError, Write,
 };
 use zraft::types::{Incarnation, Term};
@@ -81,4 +81,35 @@ fn proposals_are_counted_to_the_byte_until_they_are_committed() {
     while peer.persist_one() {}
     assert_eq!(propose(&mut peer, 4), Ok(4), "too much, but alone");
     assert_eq!(propose(&mut peer, 1), Err(ProposeError::TooMuchUncommitted));
+}
+
+#[test]
+fn what_is_on_its_way_to_a_follower_is_seen_and_bounded() {
+    let values = ConfigValues { max_inflight_messages: 2, ..ConfigValues::default() };
+    let mut peer = start(2, &values);
+    let step = |peer: &mut Peer, message: Message| {
+        let envelope = Envelope { from: Incarnation(2), to: Incarnation(1), term: peer.raft.term(), message };
+        peer.raft.step(envelope, 0);
+        peer.pump();
+        while peer.persist_one() {
+            peer.pump();
+        }
+    };
+    while !peer.raft.is_leader() {
+        peer.raft.tick(0);
+        peer.pump();
+        let next = peer.raft.term().next();
+        let grant = Message::PreVoteReply { granted: true };
+        peer.raft.step(Envelope { from: Incarnation(2), to: Incarnation(1), term: next, message: grant }, 0);
+        step(&mut peer, Message::VoteReply { granted: true });
+    }
+    let noop = peer.raft.status().last.index;
+    step(&mut peer, Message::AppendReply(AppendReply::Accepted { matched: noop }));
+    let bytes = Entry::OVERHEAD_BYTES + 8;
+    for on_their_way in [1, 2, 2] {
+        peer.raft.propose(vec![Bytes::from_static(b"12345678")], 0).unwrap();
+        peer.pump();
+        let status = peer.raft.status().followers[0];
+        assert_eq!((status.inflight_messages, status.inflight_bytes), (on_their_way, on_their_way * bytes));
+    }
 }

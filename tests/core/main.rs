@@ -13,6 +13,7 @@ mod peer;
 mod replica_sim;
 mod script;
 mod sim;
+mod snapshots;
 mod storage;
 mod timeouts;
 mod words;
