@@ -178,6 +178,14 @@ mod tests {
     }
 
     #[test]
+    fn a_quorum_is_a_majority_of_each_set() {
+        let joint = Configuration::of(peers([1, 2, 3])).begin(&peers([2, 3, 4])).joined();
+        let can_commit = |ids: &[u64]| joint.has_quorum(|peer| ids.contains(&peer.0));
+        assert!(can_commit(&[2, 3]) && can_commit(&[1, 2, 4]));
+        assert!(!can_commit(&[1, 2]) && !can_commit(&[3, 4]) && !can_commit(&[]));
+    }
+
+    #[test]
     fn nobody_waits_when_nobody_is_new() {
         let joint = Configuration::of(peers([1, 2, 3])).begin(&peers([3]));
         assert_eq!((ids(&joint.voters), ids(&joint.outgoing)), (vec![3], vec![1, 2, 3]));
