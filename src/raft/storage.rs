@@ -230,6 +230,7 @@ mod tests {
                 let restored = store.restored();
                 prop_assert_eq!((restored.base.index, restored.last), (naive.base, naive.last()));
                 prop_assert_eq!(restored.last_time_ms, naive.last().0 * 10);
+                prop_assert!(restored.terms.is_sorted_by(|run, next| run.term < next.term && run.index < next.index));
                 for index in (naive.base.0..=naive.last().0 + 1).map(Index) {
                     let term = naive.term_at(index).unwrap_or_default();
                     prop_assert_eq!(restored.term_at(index).unwrap_or_default(), term);
