@@ -286,7 +286,9 @@ impl Sim {
     // The network.
 
     fn post(&mut self, envelope: Envelope, file: Option<File>) {
-        let due = self.now + if self.rng.random_bool(0.2) { self.rng.random_range(0..30) } else { 1 };
+        // A healed network loses no leader by being slow: an election timeout is ten steps at least.
+        let latest = if self.is_healed { 3 } else { 30 };
+        let due = self.now + if self.rng.random_bool(0.2) { self.rng.random_range(0..latest) } else { 1 };
         if self.rng.random_bool(0.03) {
             self.count("duplicate");
             let due = self.now + self.rng.random_range(0..60);
