@@ -3,11 +3,13 @@
 //!
 //! The version of the protocol is agreed on by ALPN when the connection is made.
 
+mod fault;
 mod session;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use fault::{BackendFault, CommandError, CommandReply, GuestFault};
 pub use session::{
     MAX_SESSION_TIMEOUT_MS, MAX_TRIGGERS, MAX_WATCHED_BYTES, MIN_SESSION_TIMEOUT_MS, SessionEnd, SessionEvent,
     SessionRefusal, SessionRequest, SessionSecret, SessionStart, TriggerId, TriggerReason,
@@ -152,6 +154,14 @@ pub enum RequestError {
     BackendFault {
         /// What it died of.
         message: String,
+    },
+    /// The backend died of the command, and every replica has skipped it. Nothing was changed.
+    #[error("the backend died of this command ({fault}); it was skipped and changed nothing")]
+    Skipped {
+        /// The command's place in the log.
+        index: Index,
+        /// What the backend died of.
+        fault: BackendFault,
     },
     /// The certificate's role does not allow it.
     #[error("this needs an admin certificate; yours is for {identity}")]

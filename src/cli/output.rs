@@ -134,6 +134,7 @@ impl From<SessionFailure> for Failure {
     fn from(failure: SessionFailure) -> Self {
         let code = match &failure {
             SessionFailure::Refused(_)
+            | SessionFailure::Skipped { .. }
             | SessionFailure::Ended(_)
             | SessionFailure::NotRun(_)
             | SessionFailure::TooManyTriggers

@@ -4,11 +4,12 @@
 //! How entries are cut into batches differs between replicas and must not show: decisions depend on the entries before
 //! and on nothing that a backend call of the same batch is yet to return.
 
-use crate::machine::session::{Admission, Standing};
+use crate::machine::session::{Admission, Sessions, Standing};
 use crate::machine::{
-    Applied, BackendCommand, BackendOutcome, Command, Fault, GuestFault, Key, Machine, Moment, Outcome, SessionTerms,
+    Applied, BackendCommand, BackendOutcome, Budget, Command, Fault, GuestFault, Key, Machine, Moment, Outcome, Ruling,
+    Rulings, SessionTerms,
 };
-use crate::protocol::{SessionEnd, SessionRefusal};
+use crate::protocol::{BackendFault, CommandError, CommandReply, SessionEnd, SessionRefusal};
 use crate::raft::{Entry, Payload};
 use crate::types::SessionId;
 
@@ -27,34 +28,51 @@ enum Step {
     Run,
     /// Run the next of the batch's commands, and remember the reply.
     RunInSession { session: SessionId, seq: u64 },
+    /// Leave the backend out.
+    Skip(BackendFault),
+    /// Leave the backend out, and remember that.
+    SkipInSession { session: SessionId, seq: u64, fault: BackendFault },
     /// Give the reply that is remembered.
     Again { session: SessionId, seq: u64 },
     /// Say no.
     Refuse(SessionRefusal),
     /// Say that the session was opened.
     Open(SessionTerms),
-    /// End the session. Always the last of its batch.
+    /// End the session, and have the backend forget what it owned. Always the last of its batch.
     End { session: SessionId, end: SessionEnd },
+    /// End the session, and leave the backend out. The last of its batch as well.
+    Orphan { session: SessionId, end: SessionEnd, fault: BackendFault },
 }
 
 impl Machine {
-    /// Applies entries that follow the last one applied, and says what became of each.
+    /// Applies entries that follow the last one applied, and says what became of each. What was ruled about them must be
+    /// known.
     ///
     /// # Errors
     /// [`Fault`]: the machine is dead, and it is not known how far it came. It must be restored from a snapshot.
     ///
     /// # Panics
     /// If the entries do not follow: that is a defect of the caller.
-    pub fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Applied>, Fault> {
+    pub fn apply(&mut self, entries: &[Entry], rulings: &Rulings) -> Result<Vec<Applied>, Fault> {
+        self.backend.set_budget(rulings.budget);
         let mut applied = Vec::with_capacity(entries.len());
         let mut batch = Batch::default();
         for entry in entries {
-            let (step, standing) = self.decide(entry, &mut batch.commands)?;
-            let is_end = matches!(step, Step::End { .. });
-            batch.steps.push((entry, step, standing));
-            // What comes later must find the session gone.
-            if is_end {
+            let ruling = rulings.on(entry.index);
+            let is_kept = ruling == Some(&Ruling::Keep);
+            if is_kept {
                 self.run(std::mem::take(&mut batch), &mut applied)?;
+                self.backend.set_budget(Budget::Unlimited);
+            }
+            let (step, standing) = self.decide(entry, ruling, &mut batch.commands)?;
+            // What comes after the end of a session must find it gone.
+            let is_cut = is_kept || matches!(step, Step::End { .. } | Step::Orphan { .. });
+            batch.steps.push((entry, step, standing));
+            if is_cut {
+                self.run(std::mem::take(&mut batch), &mut applied)?;
+            }
+            if is_kept {
+                self.backend.set_budget(rulings.budget);
             }
         }
         self.run(batch, &mut applied)?;
@@ -63,14 +81,26 @@ impl Machine {
 
     /// Decides what an entry is to do, and where that leaves its session. What it has for the backend is added to the
     /// commands.
-    fn decide(&mut self, entry: &Entry, commands: &mut Vec<BackendCommand>) -> Result<(Step, Option<Standing>), Fault> {
+    fn decide(
+        &mut self,
+        entry: &Entry,
+        ruling: Option<&Ruling>,
+        commands: &mut Vec<BackendCommand>,
+    ) -> Result<(Step, Option<Standing>), Fault> {
         let Payload::Data(data) = &entry.payload else { return Ok((Step::Pass, None)) };
+        let skipped = || match ruling {
+            Some(Ruling::Skip(fault)) => Some(fault.clone()),
+            Some(Ruling::Keep) | None => None,
+        };
         let at = Moment { index: entry.index.0, time_ms: entry.time_ms };
         Ok(match Command::decode(data).map_err(|error| unknown_command(entry, &error))? {
-            Command::Write { data } => {
-                commands.push(BackendCommand { at, session: None, data });
-                (Step::Run, None)
-            }
+            Command::Write { data } => match skipped() {
+                Some(fault) => (Step::Skip(fault), None),
+                None => {
+                    commands.push(BackendCommand { at, session: None, data });
+                    (Step::Run, None)
+                }
+            },
             Command::OpenSession(terms) => {
                 let session = SessionId(entry.index.0);
                 (self.decide_open(session, terms), self.sessions.standing(session))
@@ -78,17 +108,20 @@ impl Machine {
             Command::SessionWrite { session, seq, acked_up_to, is_ephemeral, data } => {
                 let max_unacknowledged = self.genesis.settings.max_unacknowledged;
                 let step = match self.sessions.admit(session, seq, acked_up_to, max_unacknowledged) {
-                    Ok(Admission::Run) => {
-                        commands.push(BackendCommand { at, session: is_ephemeral.then_some(session.0), data });
-                        Step::RunInSession { session, seq }
-                    }
+                    Ok(Admission::Run) => match skipped() {
+                        Some(fault) => Step::SkipInSession { session, seq, fault },
+                        None => {
+                            commands.push(BackendCommand { at, session: is_ephemeral.then_some(session.0), data });
+                            Step::RunInSession { session, seq }
+                        }
+                    },
                     Ok(Admission::Again) => Step::Again { session, seq },
                     Err(refusal) => Step::Refuse(refusal),
                 };
                 (step, self.sessions.standing(session))
             }
-            Command::CloseSession { session } => (self.decide_end(session, SessionEnd::Closed), None),
-            Command::ExpireSession { session } => (self.decide_end(session, SessionEnd::Expired), None),
+            Command::CloseSession { session } => (self.decide_end(session, SessionEnd::Closed, skipped()), None),
+            Command::ExpireSession { session } => (self.decide_end(session, SessionEnd::Expired, skipped()), None),
         })
     }
 
@@ -101,8 +134,12 @@ impl Machine {
     }
 
     /// The session stays open until the entry takes effect: replies before it are still to be remembered.
-    fn decide_end(&self, session: SessionId, end: SessionEnd) -> Step {
-        if self.sessions.contains(session) { Step::End { session, end } } else { Step::Refuse(SessionRefusal::Expired) }
+    fn decide_end(&self, session: SessionId, end: SessionEnd, skipped: Option<BackendFault>) -> Step {
+        match (self.sessions.contains(session), skipped) {
+            (true, None) => Step::End { session, end },
+            (true, Some(fault)) => Step::Orphan { session, end, fault },
+            (false, _) => Step::Refuse(SessionRefusal::Expired),
+        }
     }
 
     /// Calls the backend, and says what became of each entry.
@@ -113,15 +150,19 @@ impl Machine {
             let mut next_reply = || {
                 let BackendOutcome { reply, changed: keys } = outcomes.next().expect("there are as many as commands");
                 changed = keys;
-                reply
+                reply.map_err(CommandError::Refused)
+            };
+            let remember = |sessions: &mut Sessions, session, seq, reply: CommandReply| {
+                sessions.remember(session, seq, entry.index, reply.clone());
+                Outcome::Answered { session, seq, index: entry.index, reply }
             };
             let outcome = match step {
                 Step::Pass => Outcome::Nothing,
                 Step::Run => Outcome::Written(next_reply()),
-                Step::RunInSession { session, seq } => {
-                    let (index, reply) = (entry.index, next_reply());
-                    self.sessions.remember(session, seq, index, reply.clone());
-                    Outcome::Answered { session, seq, index, reply }
+                Step::RunInSession { session, seq } => remember(&mut self.sessions, session, seq, next_reply()),
+                Step::Skip(fault) => Outcome::Written(Err(CommandError::Fault(fault))),
+                Step::SkipInSession { session, seq, fault } => {
+                    remember(&mut self.sessions, session, seq, Err(CommandError::Fault(fault)))
                 }
                 Step::Again { session, seq } => {
                     let (index, reply) = self.sessions.reply(session, seq);
@@ -134,6 +175,11 @@ impl Machine {
                     changed = self.backend.expire_session(at, session.0)?;
                     self.sessions.end(session);
                     Outcome::Ended { session, end }
+                }
+                Step::Orphan { session, end, fault } => {
+                    self.sessions.end(session);
+                    self.sessions.orphan(session);
+                    Outcome::Orphaned { session, end, fault }
                 }
             };
             self.tell(entry, outcome, changed, standing, applied);
@@ -157,7 +203,7 @@ impl Machine {
         self.chain.extend(entry, &outcome, &changed, standing);
         self.applied = entry.position();
         self.time_ms = entry.time_ms;
-        applied.push(Applied { position: entry.position(), outcome, changed });
+        applied.push(Applied { position: entry.position(), outcome, changed, chain: self.chain });
     }
 
     /// Has the backend apply commands, all in one call.

@@ -4,6 +4,9 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::machine::Budget;
+use crate::protocol::GuestFault;
+
 /// Names a piece of a backend's data for triggers; its meaning is the backend's own.
 pub type Key = Bytes;
 
@@ -76,33 +79,6 @@ pub enum Fault {
     Host(String),
 }
 
-/// What a guest did wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum GuestFault {
-    /// It trapped: a panic, a bad access, an explicit `unreachable`.
-    Trap,
-    /// It used up its fuel.
-    OutOfFuel,
-    /// It asked for more memory or table space than its budget.
-    OutOfMemory,
-    /// It recursed too deeply.
-    StackOverflow,
-    /// It returned something the contract does not allow, such as too few outcomes.
-    BrokenContract,
-}
-
-impl std::fmt::Display for GuestFault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Trap => "trap",
-            Self::OutOfFuel => "out of fuel",
-            Self::OutOfMemory => "out of memory",
-            Self::StackOverflow => "stack overflow",
-            Self::BrokenContract => "broken contract",
-        })
-    }
-}
-
 /// Why a backend could not be started from its config or from a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StartError {
@@ -127,6 +103,10 @@ pub trait Backend: Send {
     /// # Errors
     /// [`Fault`] when the call did not return.
     fn version(&mut self) -> Result<String, Fault>;
+
+    /// Sets what calls of [`apply`](Self::apply) and [`expire_session`](Self::expire_session) may use from now on. A backend
+    /// that counts nothing has nothing to set.
+    fn set_budget(&mut self, _budget: Budget) {}
 
     /// Applies committed commands in order, with one outcome for each.
     ///

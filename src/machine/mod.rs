@@ -13,6 +13,8 @@ mod backend;
 mod chain;
 mod command;
 mod outcome;
+mod ruling;
+mod runner;
 mod session;
 mod snapshot;
 
@@ -20,14 +22,18 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use backend::{
-    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, BackendReply, Fault, GuestFault, Key,
-    Moment, Origin, SnapshotError, StartError,
+    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, BackendReply, Fault, Key, Moment, Origin,
+    SnapshotError, StartError,
 };
 pub use chain::HashChain;
 pub use command::Command;
 pub use outcome::{Applied, Outcome};
+pub use ruling::{Budget, Ruling, Rulings};
+pub use runner::{Died, Past, Ran, Run, RunError, Runner};
 pub use session::SessionTerms;
 pub use snapshot::{HostPart, SnapshotHead};
+
+pub use crate::protocol::GuestFault;
 
 use crate::raft::SnapshotMeta;
 use crate::settings::Settings;
@@ -139,6 +145,12 @@ impl Machine {
     #[must_use]
     pub fn sessions(&self) -> Vec<(SessionId, SessionTerms)> {
         self.sessions.iter().map(|(id, terms)| (id, terms.clone())).collect()
+    }
+
+    /// How many sessions have ended and left ephemeral data behind, because the backend died of their end.
+    #[must_use]
+    pub fn orphaned(&self) -> usize {
+        self.sessions.orphaned()
     }
 
     /// The last entry applied.

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{BackendReply, Key, SessionTerms};
-use crate::protocol::{SessionEnd, SessionRefusal};
+use crate::machine::{HashChain, Key, SessionTerms};
+use crate::protocol::{BackendFault, CommandReply, SessionEnd, SessionRefusal};
 use crate::types::{Index, LogPosition, SessionId};
 
 /// What became of one entry.
@@ -15,6 +15,8 @@ pub struct Applied {
     pub outcome: Outcome,
     /// The keys whose data changed.
     pub changed: Vec<Key>,
+    /// The hash chain behind it.
+    pub chain: HashChain,
 }
 
 /// What an entry led to; equal on every replica.
@@ -22,11 +24,11 @@ pub struct Applied {
 pub enum Outcome {
     /// Nothing that anybody waits for.
     Nothing,
-    /// A write without a session was run.
-    Written(BackendReply),
+    /// A write without a session was run, or skipped.
+    Written(CommandReply),
     /// A session was opened; its id is the entry's index.
     Opened(SessionTerms),
-    /// A session's command was run, now or before.
+    /// A session's command was run or skipped, now or before.
     Answered {
         /// The session.
         session: SessionId,
@@ -34,8 +36,8 @@ pub enum Outcome {
         seq: u64,
         /// The entry that ran it.
         index: Index,
-        /// What the backend said.
-        reply: BackendReply,
+        /// What it came to.
+        reply: CommandReply,
     },
     /// A session's command was not run, or a session was not opened.
     Refused(SessionRefusal),
@@ -45,5 +47,14 @@ pub enum Outcome {
         session: SessionId,
         /// Why.
         end: SessionEnd,
+    },
+    /// A session has ended. The backend died of that, and its ephemeral data is still there.
+    Orphaned {
+        /// The session.
+        session: SessionId,
+        /// Why.
+        end: SessionEnd,
+        /// What the backend died of.
+        fault: BackendFault,
     },
 }

@@ -5,12 +5,11 @@
 //! comes again gets the same reply again; one that comes too early, or after its reply was acknowledged, is refused and
 //! never run. Sessions begin and end by entries of the log only, so all replicas agree on them at every index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::BackendReply;
-use crate::protocol::{SessionRefusal, SessionSecret};
+use crate::protocol::{CommandReply, SessionRefusal, SessionSecret};
 use crate::types::{Digest, Index, SessionId};
 
 /// Who may use a session, and how long it lives without being heard of.
@@ -36,6 +35,8 @@ impl SessionTerms {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sessions {
     open: BTreeMap<SessionId, Session>,
+    /// Sessions that have ended and whose ephemeral data is still there, because the backend died of the end.
+    orphaned: BTreeSet<SessionId>,
 }
 
 /// One open session.
@@ -48,8 +49,8 @@ struct Session {
     terms: SessionTerms,
     next: u64,
     acked_up_to: u64,
-    /// By number: the entry that ran the command, and what the backend said.
-    replies: BTreeMap<u64, (Index, BackendReply)>,
+    /// By number: the entry that ran the command, and what it came to.
+    replies: BTreeMap<u64, (Index, CommandReply)>,
 }
 
 impl Session {
@@ -100,7 +101,9 @@ impl Sessions {
     /// A session that no machine can have which has applied entries up to `last`: the bytes that it was read from are
     /// not what a machine wrote.
     pub(super) fn impossible(&self, last: Index) -> Option<SessionId> {
-        self.open.iter().find(|(id, session)| !session.is_possible(**id, last)).map(|(id, _)| *id)
+        let open = self.open.iter().find(|(id, session)| !session.is_possible(**id, last)).map(|(id, _)| *id);
+        let is_impossible = |id: &SessionId| id.0 > last.0 || self.open.contains_key(id);
+        open.or_else(|| self.orphaned.iter().copied().find(is_impossible))
     }
 
     pub(super) fn open(&mut self, id: SessionId, terms: SessionTerms) {
@@ -111,6 +114,16 @@ impl Sessions {
 
     pub(super) fn end(&mut self, id: SessionId) {
         self.open.remove(&id);
+    }
+
+    /// The session has ended, and its ephemeral data stays.
+    pub(super) fn orphan(&mut self, id: SessionId) {
+        self.orphaned.insert(id);
+    }
+
+    /// How many sessions have left ephemeral data behind.
+    pub(super) fn orphaned(&self) -> usize {
+        self.orphaned.len()
     }
 
     /// Decides about a command and counts it in. Depends on numbers only, never on replies: those of earlier commands may
@@ -145,13 +158,13 @@ impl Sessions {
     }
 
     /// Remembers a reply. The session is open: what ends it waits for the replies before.
-    pub(super) fn remember(&mut self, id: SessionId, seq: u64, index: Index, reply: BackendReply) {
+    pub(super) fn remember(&mut self, id: SessionId, seq: u64, index: Index, reply: CommandReply) {
         let session = self.open.get_mut(&id).expect("a session whose command has run is open");
         session.replies.insert(seq, (index, reply));
     }
 
     /// The remembered reply to a command that was admitted as run before.
-    pub(super) fn reply(&self, id: SessionId, seq: u64) -> (Index, BackendReply) {
+    pub(super) fn reply(&self, id: SessionId, seq: u64) -> (Index, CommandReply) {
         let session = self.open.get(&id).expect("a session whose command was admitted is open");
         session.replies.get(&seq).expect("the reply of an unacknowledged command is remembered").clone()
     }

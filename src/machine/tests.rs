@@ -1,6 +1,7 @@
 //! The machine with a backend in process: a running total that refuses what is not a number.
 
 use super::*;
+use crate::protocol::CommandError;
 use crate::raft::{Configuration, Entry, Payload, SnapshotMeta};
 use crate::types::{Index, Term};
 
@@ -109,20 +110,21 @@ fn answer(machine: &mut Machine) -> Bytes {
 
 #[test]
 fn each_entry_gets_its_own_outcome() {
-    let outcomes: Vec<_> = machine().apply(&log()).unwrap().into_iter().map(|applied| applied.outcome).collect();
+    let applied = machine().apply(&log(), &Rulings::default()).unwrap();
+    let outcomes: Vec<_> = applied.into_iter().map(|applied| applied.outcome).collect();
     let replied = |reply: &str| Outcome::Written(Ok(Bytes::from(reply.to_owned())));
-    let refused = Outcome::Written(Err("'x' is not a number".to_owned()));
+    let refused = Outcome::Written(Err(CommandError::Refused("'x' is not a number".to_owned())));
     assert_eq!(outcomes, [Outcome::Nothing, replied("20"), Outcome::Nothing, refused, replied("25")]);
 }
 
 #[test]
 fn how_entries_are_split_into_batches_does_not_matter() {
     let mut whole = machine();
-    whole.apply(&log()).unwrap();
+    whole.apply(&log(), &Rulings::default()).unwrap();
     for split in 0..=log().len() {
         let mut parts = machine();
-        parts.apply(&log()[..split]).unwrap();
-        parts.apply(&log()[split..]).unwrap();
+        parts.apply(&log()[..split], &Rulings::default()).unwrap();
+        parts.apply(&log()[split..], &Rulings::default()).unwrap();
         assert_eq!((parts.chain(), parts.applied()), (whole.chain(), whole.applied()), "split at {split}");
     }
 }
@@ -138,7 +140,7 @@ fn the_chain_tells_different_histories_apart() {
     other_data[4] = write(5, "6");
     for entries in [log(), other_term, other_time, other_data, log()[..4].to_vec()] {
         let mut machine = machine();
-        machine.apply(&entries).unwrap();
+        machine.apply(&entries, &Rulings::default()).unwrap();
         assert!(chains.insert(machine.chain().0), "{entries:?} has the chain of another history");
     }
 }
@@ -147,7 +149,8 @@ fn the_chain_tells_different_histories_apart() {
 fn the_chain_depends_on_outcomes_not_only_on_entries() {
     let chain = |reply: &str, changed: &[Key]| {
         let mut chain = HashChain::default();
-        chain.extend(&write(1, "1"), &Outcome::Written(Err(reply.to_owned())), changed, None);
+        let outcome = Outcome::Written(Err(CommandError::Refused(reply.to_owned())));
+        chain.extend(&write(1, "1"), &outcome, changed, None);
         chain.0
     };
     let key = Key::from_static(b"key");
@@ -158,7 +161,7 @@ fn the_chain_depends_on_outcomes_not_only_on_entries() {
 #[test]
 fn a_snapshot_restores_the_machine_with_its_chain() {
     let mut original = machine();
-    original.apply(&log()[..4]).unwrap();
+    original.apply(&log()[..4], &Rulings::default()).unwrap();
     let mut chunks = Vec::new();
     original
         .write_snapshot(&mut |chunk| {
@@ -173,19 +176,19 @@ fn a_snapshot_restores_the_machine_with_its_chain() {
     let mut chunks = chunks.into_iter();
     let mut restored = Machine::restore(head, &TotalFactory, &mut || Ok(chunks.next())).unwrap();
     assert_eq!(answer(&mut restored), "20 at 4");
-    original.apply(&log()[4..]).unwrap();
-    restored.apply(&log()[4..]).unwrap();
+    original.apply(&log()[4..], &Rulings::default()).unwrap();
+    restored.apply(&log()[4..], &Rulings::default()).unwrap();
     assert_eq!((restored.chain(), restored.applied()), (original.chain(), original.applied()));
 }
 
 #[test]
 fn faults_refusals_and_broken_sources_are_told_apart() {
-    let fault = machine().apply(&[write(1, "die")]).unwrap_err();
+    let fault = machine().apply(&[write(1, "die")], &Rulings::default()).unwrap_err();
     assert!(matches!(fault, Fault::Guest { kind: GuestFault::Trap, .. }), "{fault}");
-    let fault = machine().apply(&[write(1, "1"), write(2, "forget me")]).unwrap_err();
+    let fault = machine().apply(&[write(1, "1"), write(2, "forget me")], &Rulings::default()).unwrap_err();
     assert!(matches!(fault, Fault::Guest { kind: GuestFault::BrokenContract, .. }), "{fault}");
     let unknown = Entry { payload: Payload::Data(Bytes::from_static(&[250])), ..write(1, "") };
-    assert!(matches!(machine().apply(&[unknown]).unwrap_err(), Fault::Host(_)));
+    assert!(matches!(machine().apply(&[unknown], &Rulings::default()).unwrap_err(), Fault::Host(_)));
     let refused = Machine::start(genesis(b"what?"), &TotalFactory).err().unwrap();
     assert!(matches!(refused, StartError::Refused(_)));
 }
@@ -193,5 +196,5 @@ fn faults_refusals_and_broken_sources_are_told_apart() {
 #[test]
 #[should_panic(expected = "without gaps")]
 fn a_gap_between_entries_is_a_defect_of_the_caller() {
-    let _ = machine().apply(&[write(1, "1"), write(3, "1")]);
+    let _ = machine().apply(&[write(1, "1"), write(3, "1")], &Rulings::default());
 }

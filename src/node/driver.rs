@@ -25,7 +25,7 @@ use crate::node::network::Network;
 use crate::node::space::FullDisks;
 use crate::protocol::{NodeStatus, PeerFailure, Reply, RequestError, SessionRequest, SessionStart};
 use crate::raft::{self, Entry, Envelope, LogRead, Message, WriteToken};
-use crate::replica::{Answer, Effects, LinkId, Now, Ticket};
+use crate::replica::{Answer, Effects, LinkId, Now, PeerMessage, Ticket};
 use crate::store::{Completion, Store, StoreError, StoredPeer};
 use crate::types::{ClusterId, Incarnation, LogPosition, NodeAddr, PeerId};
 
@@ -342,14 +342,14 @@ impl Driver {
     /// Hands a message to its peer, if it lives here and the sender is who the message says.
     fn step(&mut self, from: &NodeAddr, frame: PeerFrame) {
         let now = self.now();
-        let Some(peer) = self.running(frame.envelope.to) else { return };
-        let sender = peer.replica.raft().address(frame.envelope.from);
+        let Some(peer) = self.running(frame.message.envelope.to) else { return };
+        let sender = peer.replica.raft().address(frame.message.envelope.from);
         let is_genuine = peer.record.genesis.cluster == frame.cluster && sender.is_some_and(|peer| peer.node() == from);
         if is_genuine {
-            peer.replica.step(frame.envelope, now);
+            peer.replica.step(frame.message, now);
             self.full_disks.told(from, frame.is_disk_full);
         } else {
-            tracing::warn!(node = %from, cluster = %frame.cluster, peer = %frame.envelope.from,
+            tracing::warn!(node = %from, cluster = %frame.cluster, peer = %frame.message.envelope.from,
                 "refused a message of a peer that is not known to live on that node");
         }
     }
@@ -403,7 +403,9 @@ impl Driver {
         let Some(peer) = self.running(incarnation) else { return };
         match event {
             HostEvent::Answered(answers) => peer.replica.answered(answers),
-            HostEvent::Applied(applied, chain) => peer.replica.applied(applied, chain),
+            HostEvent::Declined(queries) => peer.replica.declined(queries),
+            HostEvent::Applied(applied) => peer.replica.applied(applied),
+            HostEvent::Died(died) => peer.replica.died(died),
             HostEvent::Restored(meta, chain, sessions) => {
                 peer.replica.restored(&meta, chain, sessions);
                 self.drop_old_snapshots(incarnation);
@@ -452,7 +454,7 @@ impl Driver {
         let effects = peer.replica.effects(now);
         let has_more = peer.replica.has_effects();
         let is_disk_full = self.full_disks.contains(&self.parts.node);
-        let Effects { write, messages, log_reads, snapshots, jobs, answers, events, status } = effects;
+        let Effects { write, messages, log_reads, snapshots, jobs, answers, events, status, stop } = effects;
         if let Some(write) = write {
             if let Some(snapshot) = &write.snapshot {
                 peer.snapshot_write = Some((write.token, snapshot.position));
@@ -463,8 +465,8 @@ impl Driver {
             let leader = peer.replica.leader().map(|leader| leader.to_string());
             tracing::info!(peer = %peer.record.peer, role = %status.role, term = %status.term, leader, "role or leader changed");
         }
-        for envelope in messages {
-            Self::send(&mut self.parts.network, peer, envelope, is_disk_full);
+        for message in messages {
+            Self::send(&mut self.parts.network, peer, message, is_disk_full);
         }
         for envelope in snapshots {
             Self::send_snapshot(&self.parts, peer, envelope, is_disk_full);
@@ -481,16 +483,20 @@ impl Driver {
         for (link, event) in events {
             self.tell(link, event);
         }
+        if let Some(reason) = stop {
+            self.stop_peer(incarnation, &reason);
+        }
         has_more
     }
 
-    fn send(network: &mut Network, peer: &HostedPeer, envelope: Envelope, is_disk_full: bool) {
+    fn send(network: &mut Network, peer: &HostedPeer, message: PeerMessage, is_disk_full: bool) {
+        let envelope = &message.envelope;
         // A receiver that left the configuration meanwhile has no address, and needs no message.
         let Some(to) = peer.replica.raft().address(envelope.to).map(PeerId::node).cloned() else {
             return;
         };
         let is_urgent = !matches!(envelope.message, Message::Append { .. });
-        let frame = PeerFrame { cluster: peer.record.genesis.cluster, envelope, is_disk_full };
+        let frame = PeerFrame { cluster: peer.record.genesis.cluster, message, is_disk_full };
         network.send(&to, is_urgent, &frame);
     }
 
@@ -498,7 +504,8 @@ impl Driver {
         let Some(to) = peer.replica.raft().address(envelope.to).map(PeerId::node).cloned() else {
             return;
         };
-        let frame = PeerFrame { cluster: peer.record.genesis.cluster, envelope, is_disk_full };
+        let message = PeerMessage { envelope, rider: None };
+        let frame = PeerFrame { cluster: peer.record.genesis.cluster, message, is_disk_full };
         parts.network.send_snapshot(to, frame, parts.store.snapshots(), parts.events.clone());
     }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::PeerFailure;
-use crate::raft::Envelope;
+use crate::replica::PeerMessage;
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, Incarnation, PeerId};
 
@@ -12,7 +12,7 @@ use crate::types::{ClusterId, Digest, Incarnation, PeerId};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct PeerFrame {
     pub(super) cluster: ClusterId,
-    pub(super) envelope: Envelope,
+    pub(super) message: PeerMessage,
     /// Whether the disk of the sender's node is full: see [`space`](super::space).
     pub(super) is_disk_full: bool,
 }

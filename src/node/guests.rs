@@ -148,8 +148,7 @@ impl Shared {
         let Some((mut host, job)) = self.take(incarnation) else { return };
         // A defect met in one peer's job must not take the thread, and with it its neighbours. The peer stops.
         match catch_unwind(AssertUnwindSafe(|| host.run(job))) {
-            Ok(Some(event)) => (self.sink)(incarnation, event),
-            Ok(None) => {}
+            Ok(events) => events.into_iter().for_each(|event| (self.sink)(incarnation, event)),
             Err(_) => {
                 let reason = "a job of its machine panicked: a defect of zraft; the node's log tells more";
                 (self.sink)(incarnation, HostEvent::Stopped(reason.to_owned()));

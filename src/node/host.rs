@@ -1,14 +1,13 @@
 //! One peer's machine where it runs: on guest threads, between its component, its snapshots and its log.
 //!
-//! One instance of the component does everything. A query that kills it costs that query: the machine is rebuilt
-//! from the latest snapshot and the log before the next job, unnoticed by the replica. A command that kills it stops
-//! the peer.
+//! One instance of the component does everything. Whatever kills it, the machine is made again from the latest snapshot
+//! and the log (`machine::Runner`): a query costs that query, and of a command the replica is told.
 
 use std::sync::Arc;
 
 use crate::machine::{
-    Applied, BackendFactory, Fault, Genesis, HashChain, HostPart, Machine, SessionTerms, SnapshotError, SnapshotHead,
-    StartError,
+    Applied, BackendFactory, Died, Fault, Genesis, HashChain, HostPart, Machine, Past, Ran, Run, RunError, Runner,
+    SessionTerms, SnapshotError, SnapshotHead, StartError,
 };
 use crate::node::backends::{BackendError, Backends};
 use crate::protocol::RequestError;
@@ -33,11 +32,15 @@ pub(super) enum HostJob {
 #[derive(Debug)]
 pub(super) enum HostEvent {
     /// Entries were applied.
-    Applied(Vec<Applied>, HashChain),
+    Applied(Vec<Applied>),
+    /// The backend died of an entry.
+    Died(Died),
     /// The machine is that of the snapshot.
     Restored(SnapshotMeta, HashChain, Vec<(SessionId, SessionTerms)>),
     /// Queries were answered.
     Answered(Vec<QueryAnswer>),
+    /// Queries came to a machine that was not where they should have found it.
+    Declined(Vec<Query>),
     /// A snapshot is durable.
     SnapshotTaken(SnapshotMeta),
     /// A snapshot could not be written; the machine goes on.
@@ -46,143 +49,178 @@ pub(super) enum HostEvent {
     Stopped(String),
 }
 
-/// Why a host's machine could not be made, or did not survive.
+/// Why a machine could not be made.
 #[derive(Debug, thiserror::Error)]
-enum HostError {
+pub(super) enum PastError {
     #[error(transparent)]
     Backend(#[from] BackendError),
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error(transparent)]
-    Fault(#[from] Fault),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the header of the snapshot at {0} is not one of this cluster: {1}")]
     ForeignSnapshot(crate::types::LogPosition, String),
     #[error("entry {0} is missing from the log")]
     MissingEntry(Index),
-    #[error("after a rebuild from snapshot and log, the machine differs from before (hash chain at {0})")]
-    Diverged(Index),
 }
 
 /// One peer's machine and what it needs.
 pub(super) struct Host {
+    /// None before it has started, and once it has stopped for good.
+    runner: Option<Runner>,
+    past: HostPast,
+}
+
+/// What the machine is made from.
+struct HostPast {
     incarnation: Incarnation,
     genesis: Genesis,
     backends: Arc<Backends>,
     store: Store,
     /// The latest snapshot whose file is durable.
     snapshot: Option<SnapshotMeta>,
-    state: State,
-}
-
-/// What became of the machine.
-enum State {
-    /// It has not started, or has stopped for good.
-    Absent,
-    Running(Box<Machine>),
-    /// It died, and the log from which it would be rebuilt has given way to a snapshot that a job to come restores.
-    Superseded,
 }
 
 impl Host {
     pub(super) fn new(incarnation: Incarnation, genesis: Genesis, backends: Arc<Backends>, store: Store) -> Self {
-        Self { incarnation, genesis, backends, store, snapshot: None, state: State::Absent }
+        Self { runner: None, past: HostPast { incarnation, genesis, backends, store, snapshot: None } }
     }
 
-    /// Does one job. Nothing is said about a start without a snapshot that went well, nor about jobs of a machine that
-    /// has stopped.
-    pub(super) fn run(&mut self, job: HostJob) -> Option<HostEvent> {
-        let done = match (job, &self.state) {
-            (HostJob::Start(None), _) => self.start(None).map(|()| None),
-            (HostJob::Start(Some(meta)), _) => self.restore(meta).map(Some),
-            (HostJob::Replica(_), State::Absent) => Ok(None),
-            (HostJob::Replica(Job::Restore(meta)), _) => self.restore(meta).map(Some),
-            (HostJob::Replica(job), State::Superseded) => Ok(decline(job)),
-            (HostJob::Replica(Job::Apply(entries)), State::Running(_)) => self.apply(&entries).map(Some),
-            (HostJob::Replica(Job::Query(queries)), State::Running(_)) => self.query(queries).map(Some),
-            (HostJob::Replica(Job::Snapshot(meta)), State::Running(_)) => self.take_snapshot(meta).map(Some),
+    /// Does one job, and tells what became of it. Nothing is said about a start without a snapshot that went well, nor about
+    /// jobs of a machine that has stopped.
+    pub(super) fn run(&mut self, job: HostJob) -> Vec<HostEvent> {
+        let done = match (job, &mut self.runner) {
+            (HostJob::Start(None), _) => self.start(None).map(|()| Vec::new()),
+            (HostJob::Start(Some(meta)), _) => self.restore(meta),
+            (HostJob::Replica(_), None) => Ok(Vec::new()),
+            (HostJob::Replica(Job::Restore(meta)), _) => self.restore(meta),
+            (HostJob::Replica(Job::Apply(run)), Some(runner)) => apply(runner, &run, &mut self.past),
+            (HostJob::Replica(Job::Rewind(to, chain)), Some(runner)) => {
+                runner.rewind((to, chain), &mut self.past).map(|()| Vec::new())
+            }
+            (HostJob::Replica(Job::Query(at, queries)), Some(runner)) => query(runner, at, queries, &mut self.past),
+            (HostJob::Replica(Job::Snapshot(meta)), Some(runner)) => take_snapshot(runner, meta, &mut self.past),
         };
         done.unwrap_or_else(|error| {
-            self.state = State::Absent;
-            Some(HostEvent::Stopped(error.to_string()))
+            self.runner = None;
+            vec![HostEvent::Stopped(error.to_string())]
         })
     }
 
-    fn start(&mut self, snapshot: Option<SnapshotMeta>) -> Result<(), HostError> {
-        let factory = self.factory()?;
-        let machine = match &snapshot {
-            Some(meta) => self.open_snapshot(meta, &factory)?,
-            None => Machine::start(self.genesis.clone(), &factory)?,
-        };
-        self.state = State::Running(Box::new(machine));
-        self.snapshot = snapshot;
+    fn start(&mut self, snapshot: Option<SnapshotMeta>) -> Result<(), RunError<PastError>> {
+        self.past.snapshot = snapshot;
+        self.runner = Some(Runner::new(self.past.begin()?));
         Ok(())
     }
 
-    fn restore(&mut self, meta: SnapshotMeta) -> Result<HostEvent, HostError> {
+    fn restore(&mut self, meta: SnapshotMeta) -> Result<Vec<HostEvent>, RunError<PastError>> {
         // The old machine goes first: two states at once may not fit.
-        self.state = State::Absent;
+        self.runner = None;
         self.start(Some(meta.clone()))?;
-        let machine = self.machine();
-        Ok(HostEvent::Restored(meta, machine.chain(), machine.sessions()))
+        let machine = self.runner.as_ref().and_then(Runner::machine);
+        let restored = |machine: &Machine| HostEvent::Restored(meta, machine.chain(), machine.sessions());
+        Ok(machine.map(restored).into_iter().collect())
     }
+}
 
-    fn apply(&mut self, entries: &[Entry]) -> Result<HostEvent, HostError> {
-        let machine = self.machine();
-        let applied = machine.apply(entries)?;
-        Ok(HostEvent::Applied(applied, machine.chain()))
+fn apply(runner: &mut Runner, run: &Run, past: &mut HostPast) -> Result<Vec<HostEvent>, RunError<PastError>> {
+    let Ran { applied, died } = runner.apply(run, past)?;
+    let applied = Some(applied).filter(|applied| !applied.is_empty()).map(HostEvent::Applied);
+    Ok(applied.into_iter().chain(died.map(HostEvent::Died)).collect())
+}
+
+/// Answers each query; one that kills the machine gets the blame, and the rest a machine made again.
+fn query(
+    runner: &mut Runner,
+    at: Index,
+    queries: Vec<Query>,
+    past: &mut HostPast,
+) -> Result<Vec<HostEvent>, RunError<PastError>> {
+    // Without a machine there is none before a snapshot to come: it says where, so they are not asked for anew and anew.
+    if runner.machine().is_some() && runner.applied() < at {
+        return Ok(vec![HostEvent::Declined(queries)]);
     }
+    let index = runner.applied();
+    let mut answers = Vec::with_capacity(queries.len());
+    for query in queries {
+        let result = match runner.query(&query.request, past)? {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(fault)) => Err(RequestError::BackendFault { message: fault.to_string() }),
+            None => Err(RequestError::Overloaded),
+        };
+        answers.push(QueryAnswer { asker: query.asker, index, result });
+    }
+    Ok(vec![HostEvent::Answered(answers)])
+}
 
-    /// Answers each query; one that kills the machine gets the blame, and the rest a rebuilt machine.
-    fn query(&mut self, queries: Vec<Query>) -> Result<HostEvent, HostError> {
-        let mut answers = Vec::with_capacity(queries.len());
-        for query in queries {
-            let State::Running(machine) = &mut self.state else {
-                answers.push(overloaded(&query));
-                continue;
-            };
-            let index = machine.applied().index;
-            let result = match machine.query(&query.request) {
-                Ok(answer) => Ok(answer),
-                Err(Fault::Guest { kind, message }) => {
-                    self.rebuild()?;
-                    Err(RequestError::BackendFault { message: format!("{kind}: {message}") })
-                }
-                Err(fault @ Fault::Host(_)) => return Err(fault.into()),
-            };
-            answers.push(QueryAnswer { asker: query.asker, index, result });
+fn take_snapshot(
+    runner: &mut Runner,
+    meta: SnapshotMeta,
+    past: &mut HostPast,
+) -> Result<Vec<HostEvent>, RunError<PastError>> {
+    let failed = |reason: String| Ok(vec![HostEvent::SnapshotFailed(reason)]);
+    let Some(machine) = runner.machine_mut().filter(|machine| machine.applied() == meta.position) else {
+        return failed("the machine has died on the way there".to_owned());
+    };
+    match past.write_and_prove_snapshot(machine, &meta) {
+        Ok(()) => {
+            runner.snapshot_taken(meta.position.index);
+            past.snapshot = Some(meta.clone());
+            Ok(vec![HostEvent::SnapshotTaken(meta)])
         }
-        Ok(HostEvent::Answered(answers))
+        Err(SnapshotFailure::Fault(Fault::Host(message))) => Err(RunError::Host(message)),
+        Err(SnapshotFailure::Fault(fault)) => {
+            runner.rewind_here(past)?;
+            failed(fault.to_string())
+        }
+        Err(SnapshotFailure::Past(error)) => failed(error.to_string()),
     }
+}
 
-    fn take_snapshot(&mut self, meta: SnapshotMeta) -> Result<HostEvent, HostError> {
-        match self.write_and_prove_snapshot(&meta) {
-            Ok(()) => {
-                self.snapshot = Some(meta.clone());
-                Ok(HostEvent::SnapshotTaken(meta))
-            }
-            Err(HostError::Fault(fault @ Fault::Host(_))) => Err(fault.into()),
-            Err(error) => {
-                if matches!(error, HostError::Fault(_)) {
-                    self.rebuild()?;
-                }
-                Ok(HostEvent::SnapshotFailed(error.to_string()))
-            }
+/// Why no snapshot was taken.
+enum SnapshotFailure {
+    /// The machine died of it.
+    Fault(Fault),
+    Past(PastError),
+}
+
+impl<E: Into<PastError>> From<E> for SnapshotFailure {
+    fn from(error: E) -> Self {
+        Self::Past(error.into())
+    }
+}
+
+impl Past for HostPast {
+    type Error = PastError;
+
+    fn begin(&mut self) -> Result<Machine, PastError> {
+        let factory = self.factory()?;
+        match &self.snapshot {
+            Some(meta) => self.open_snapshot(meta, &factory),
+            None => Ok(Machine::start(self.genesis.clone(), &factory)?),
         }
     }
 
+    fn entries(&mut self, from: Index, to: Index) -> Result<Option<Vec<Entry>>, PastError> {
+        let read = LogRead { purpose: LogReadPurpose::Apply, from, to, max_bytes: REBUILD_READ_BYTES };
+        match self.store.read(self.incarnation, &read) {
+            Err(StoreError::NotInLog { .. }) => Ok(None),
+            Ok(entries) if entries.is_empty() => Err(PastError::MissingEntry(from)),
+            entries => Ok(Some(entries?)),
+        }
+    }
+}
+
+impl HostPast {
     /// Writes a snapshot and restores a second machine from it: the log behind a snapshot goes, so a snapshot that a
     /// backend cannot read back must never count.
-    fn write_and_prove_snapshot(&mut self, meta: &SnapshotMeta) -> Result<(), HostError> {
-        assert_eq!(self.machine().applied(), meta.position, "a snapshot is due when its turn among the jobs comes");
+    fn write_and_prove_snapshot(&self, machine: &mut Machine, meta: &SnapshotMeta) -> Result<(), SnapshotFailure> {
         let snapshots = self.store.snapshots();
-        let incarnation = self.incarnation;
-        let SnapshotHead { meta: _, cluster, backend, chain, host } = self.machine().snapshot_head(meta.clone());
+        let SnapshotHead { meta: _, cluster, backend, chain, host } = machine.snapshot_head(meta.clone());
         let header = SnapshotHeader { cluster, meta: meta.clone(), backend, chain: chain.0, host: host.encode() };
-        let mut writer = snapshots.create(incarnation, &header)?;
+        let mut writer = snapshots.create(self.incarnation, &header)?;
         let mut failure = None;
-        let written = self.machine().write_snapshot(&mut |chunk| {
+        let written = machine.write_snapshot(&mut |chunk| {
             writer.write(&chunk).map_err(|error| {
                 let reason = error.to_string();
                 failure = Some(error);
@@ -191,7 +229,7 @@ impl Host {
         });
         match (written, failure) {
             (Ok(()), _) => {}
-            (Err(SnapshotError::Fault(fault)), _) => return Err(fault.into()),
+            (Err(SnapshotError::Fault(fault)), _) => return Err(SnapshotFailure::Fault(fault)),
             (Err(SnapshotError::Sink(_)), Some(error)) => return Err(error.into()),
             (Err(SnapshotError::Sink(reason)), None) => return Err(StartError::Source(reason).into()),
         }
@@ -199,38 +237,15 @@ impl Host {
         let factory = self.factory()?;
         let proof = self.open_snapshot(meta, &factory);
         if proof.is_err() {
-            snapshots.remove_one(incarnation, meta.position)?;
+            snapshots.remove_one(self.incarnation, meta.position)?;
         }
-        proof.map(|_| ())
+        proof?;
+        Ok(())
     }
 
-    /// Makes the machine again as it was: the latest snapshot and the log up to the last entry applied. If the log has
-    /// given way to a snapshot meanwhile, the machine waits for that.
-    fn rebuild(&mut self) -> Result<(), HostError> {
-        let (applied, chain) = (self.machine().applied().index, self.machine().chain());
-        self.state = State::Absent;
-        self.start(self.snapshot.clone())?;
-        while self.machine().applied().index < applied {
-            let from = self.machine().applied().index.next();
-            let read = LogRead { purpose: LogReadPurpose::Apply, from, to: applied, max_bytes: REBUILD_READ_BYTES };
-            let entries = match self.store.read(self.incarnation, &read) {
-                Err(StoreError::NotInLog { .. }) => {
-                    self.state = State::Superseded;
-                    return Ok(());
-                }
-                entries => entries?,
-            };
-            if entries.is_empty() {
-                return Err(HostError::MissingEntry(from));
-            }
-            self.machine().apply(&entries)?;
-        }
-        if self.machine().chain() == chain { Ok(()) } else { Err(HostError::Diverged(applied)) }
-    }
-
-    fn open_snapshot(&self, meta: &SnapshotMeta, factory: &dyn BackendFactory) -> Result<Machine, HostError> {
+    fn open_snapshot(&self, meta: &SnapshotMeta, factory: &dyn BackendFactory) -> Result<Machine, PastError> {
         let mut reader = self.store.snapshots().open(self.incarnation, meta.position)?;
-        let foreign = |reason: String| HostError::ForeignSnapshot(meta.position, reason);
+        let foreign = |reason: String| PastError::ForeignSnapshot(meta.position, reason);
         let SnapshotHeader { cluster, meta, backend, chain, host } = reader.header().clone();
         if cluster != self.genesis.cluster {
             return Err(foreign(format!("it is of cluster {cluster}")));
@@ -245,28 +260,6 @@ impl Host {
 
     fn factory(&self) -> Result<WasmFactory, BackendError> {
         self.backends.load(&self.genesis)
-    }
-
-    fn machine(&mut self) -> &mut Machine {
-        match &mut self.state {
-            State::Running(machine) => machine,
-            State::Absent | State::Superseded => unreachable!("jobs run on a machine that has started and not stopped"),
-        }
-    }
-}
-
-/// The answer to a query for which there is no machine now.
-fn overloaded(query: &Query) -> QueryAnswer {
-    QueryAnswer { asker: query.asker, index: Index::ZERO, result: Err(RequestError::Overloaded) }
-}
-
-/// What is said of a job that comes before the snapshot which a superseded machine waits for.
-fn decline(job: Job) -> Option<HostEvent> {
-    match job {
-        // The snapshot covers what they would have led to.
-        Job::Apply(_) | Job::Restore(_) => None,
-        Job::Query(queries) => Some(HostEvent::Answered(queries.iter().map(overloaded).collect())),
-        Job::Snapshot(_) => Some(HostEvent::SnapshotFailed("the machine waits for a snapshot of another".to_owned())),
     }
 }
 

@@ -10,7 +10,8 @@ use tokio::sync::{Notify, mpsc};
 use crate::codec;
 use crate::node::driver::{Driver, Event};
 use crate::protocol::{
-    MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_TRIGGERS, RequestError, SessionEvent, SessionRequest, SessionStart,
+    CommandError, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_TRIGGERS, RequestError, SessionEvent, SessionRequest,
+    SessionStart,
 };
 use crate::replica::LinkId;
 use crate::transport::{FrameError, FrameReader, FrameWriter};
@@ -72,7 +73,7 @@ fn encode(event: SessionEvent) -> Bytes {
     let reason = format!("the backend's reply has {} bytes, more than a reply may have; ask for less", bytes.len());
     codec::encode(&match event {
         SessionEvent::Written { seq, result } => {
-            SessionEvent::Written { seq, result: result.map(|(index, _)| (index, Err(reason))) }
+            SessionEvent::Written { seq, result: result.map(|(index, _)| (index, Err(CommandError::Refused(reason)))) }
         }
         SessionEvent::Answered { id, index, watched, .. } => {
             SessionEvent::Answered { id, index, watched, result: Ok(Err(reason)) }
@@ -259,7 +260,9 @@ mod tests {
     fn a_reply_too_large_for_a_frame_says_that_its_command_has_run() {
         let frame = encode(reply(7, MAX_FRAME_BYTES));
         let event = codec::decode(&frame).unwrap();
-        let SessionEvent::Written { seq: 7, result: Ok((Index(7), Err(reason))) } = event else { panic!("{event:?}") };
+        let SessionEvent::Written { seq: 7, result: Ok((Index(7), Err(CommandError::Refused(reason)))) } = event else {
+            panic!("{event:?}")
+        };
         assert!(reason.contains("more than a reply may have"), "{reason}");
     }
 }

@@ -220,8 +220,8 @@ impl Listener {
         frame: PeerFrame,
         body: &mut BulkBody,
     ) -> Result<(), TransferError> {
-        let (cluster, to) = (frame.cluster, frame.envelope.to);
-        let Message::Snapshot { meta } = &frame.envelope.message else {
+        let (cluster, to) = (frame.cluster, frame.message.envelope.to);
+        let Message::Snapshot { meta } = &frame.message.envelope.message else {
             return Err(TransferError::Refused("only a snapshot's message travels with a snapshot"));
         };
         if !self.lifecycle.ask(|reply| Event::Lookup { cluster, incarnation: to, reply }).await? {

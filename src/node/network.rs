@@ -62,7 +62,7 @@ impl Network {
     ) {
         let endpoint = self.endpoint.clone();
         tokio::spawn(async move {
-            let (from, receiver) = (frame.envelope.from, frame.envelope.to);
+            let (from, receiver) = (frame.message.envelope.from, frame.message.envelope.to);
             let result = transfer_snapshot(&endpoint, &to, frame, &snapshots).await;
             if let Err(error) = &result {
                 tracing::warn!(node = %to, %error, "could not send a snapshot");
@@ -84,10 +84,10 @@ async fn transfer_snapshot(
     frame: PeerFrame,
     snapshots: &Snapshots,
 ) -> Result<(), CallError> {
-    let Message::Snapshot { meta } = &frame.envelope.message else {
+    let Message::Snapshot { meta } = &frame.message.envelope.message else {
         return Err(CallError::Refused("only a snapshot's message travels with a snapshot".to_owned()));
     };
-    let (file, size_bytes) = snapshots.open_raw(frame.envelope.from, meta.position)?;
+    let (file, size_bytes) = snapshots.open_raw(frame.message.envelope.from, meta.position)?;
     transfer(endpoint, to, &BulkRequest::Snapshot(frame), tokio::fs::File::from_std(file), size_bytes).await
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::RequestError;
+use super::{CommandReply, RequestError};
 use crate::types::{Digest, Index, SessionId};
 
 /// Shortest timeout of a session, in milliseconds.
@@ -122,8 +122,8 @@ pub enum SessionEvent {
     Written {
         /// Its number.
         seq: u64,
-        /// The entry that it was answered by, and what the backend said: a reply or a refusal. Or why it was not run.
-        result: Result<(Index, Result<Bytes, String>), SessionRefusal>,
+        /// The entry that ran it, and what it came to. Or why it was not run.
+        result: Result<(Index, CommandReply), SessionRefusal>,
     },
     /// What the backend said to a query.
     Answered {

@@ -38,6 +38,7 @@ impl Entry {
                 Payload::Noop => 0,
                 Payload::Membership(configuration) => configuration.size_bytes(),
                 Payload::Data(data) => data.len(),
+                Payload::Verdict(verdict) => verdict.ruling.len(),
             }
     }
 }
@@ -51,6 +52,18 @@ pub enum Payload {
     Membership(Configuration),
     /// A command for the machine, opaque here.
     Data(Bytes),
+    /// How the machine is to take an earlier entry.
+    Verdict(Verdict),
+}
+
+/// What the leader has found out about an entry that a machine cannot simply apply. It stands behind that entry and must be
+/// known before it is applied, so the log keeps all verdicts in memory, as it does configurations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The entry that it is about.
+    pub on: Index,
+    /// What the machine is told, opaque here.
+    pub ruling: Bytes,
 }
 
 /// What a peer must remember across a crash besides its log (Figure 2 of the Raft paper).

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::raft::cache::Cache;
-use crate::raft::{Configuration, Entry, HardState, Restored, SnapshotMeta, Write, WriteToken};
+use crate::raft::{Configuration, Entry, HardState, Restored, SnapshotMeta, Verdict, Write, WriteToken};
 use crate::types::{Incarnation, Index, LogPosition, PeerId, Term};
 
 /// Term, vote and log.
@@ -137,6 +137,11 @@ impl Log {
     pub(super) fn configuration_index(&self) -> Index {
         let snapshot = self.snapshot().map_or(Index::ZERO, |meta| meta.position.index);
         self.state.configurations.last().map_or(snapshot, |(index, _)| *index)
+    }
+
+    /// The verdicts in the log and where they stand, oldest first.
+    pub(super) fn verdicts(&self) -> impl Iterator<Item = &(Index, Verdict)> {
+        self.state.verdicts.iter()
     }
 
     /// The last index that the machine may apply.

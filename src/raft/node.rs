@@ -268,6 +268,18 @@ impl Raft {
         ready
     }
 
+    /// This peer.
+    #[must_use]
+    pub fn id(&self) -> Incarnation {
+        self.id
+    }
+
+    /// The last entry that this peer knows to be committed.
+    #[must_use]
+    pub fn commit(&self) -> Index {
+        self.log.commit()
+    }
+
     /// The current term.
     #[must_use]
     pub fn term(&self) -> Term {

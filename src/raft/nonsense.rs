@@ -20,6 +20,8 @@ pub(super) enum Nonsense {
     FromTheFuture,
     #[error("a configuration that no leader makes")]
     UnsoundConfiguration,
+    #[error("a verdict on an entry that does not come before it")]
+    VerdictAhead,
     #[error("an entry that contradicts the committed entry {0}")]
     ContradictsCommitted(Index),
     #[error("the commit of an entry that was never sent")]
@@ -67,8 +69,12 @@ fn check_entries(prev: LogPosition, entries: &[Entry], term: Term) -> Result<(),
         if entry.index != before.index.next() || entry.term < before.term || entry.time_ms < time_ms {
             return Err(Nonsense::Unordered);
         }
-        if matches!(&entry.payload, Payload::Membership(configuration) if !configuration.is_sound()) {
-            return Err(Nonsense::UnsoundConfiguration);
+        match &entry.payload {
+            Payload::Membership(configuration) if !configuration.is_sound() => {
+                return Err(Nonsense::UnsoundConfiguration);
+            }
+            Payload::Verdict(verdict) if verdict.on >= entry.index => return Err(Nonsense::VerdictAhead),
+            Payload::Noop | Payload::Membership(_) | Payload::Data(_) | Payload::Verdict(_) => {}
         }
         (before, time_ms) = (entry.position(), entry.time_ms);
     }

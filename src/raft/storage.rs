@@ -1,6 +1,6 @@
 //! The durable side of a peer as Raft sees it: what a store gives back at start, and what writes mean.
 
-use crate::raft::{Configuration, Entry, HardState, Payload, SnapshotMeta, Write};
+use crate::raft::{Configuration, Entry, HardState, Payload, SnapshotMeta, Verdict, Write};
 use crate::types::{Index, LogPosition, Term};
 
 /// What a peer finds when it starts: everything Raft needs but the entries themselves, which stay in the store.
@@ -23,6 +23,8 @@ pub struct Restored {
     pub terms: Vec<LogPosition>,
     /// The configurations in the log and where they stand, oldest first.
     pub configurations: Vec<(Index, Configuration)>,
+    /// The verdicts in the log and where they stand, oldest first.
+    pub verdicts: Vec<(Index, Verdict)>,
 }
 
 /// A write that does not fit the state it is applied to. A store that finds one while it opens is damaged; one that
@@ -81,6 +83,7 @@ impl Restored {
             }
         }
         self.configurations.retain(|(index, _)| *index > base.index);
+        self.verdicts.retain(|(index, _)| *index > base.index);
         self.base = base;
         self.last = self.last.max(base.index);
         self.take_time_of_base();
@@ -89,6 +92,7 @@ impl Restored {
     pub(super) fn truncate_from(&mut self, from: Index) {
         self.terms.retain(|start| start.index < from);
         self.configurations.retain(|(index, _)| *index < from);
+        self.verdicts.retain(|(index, _)| *index < from);
         self.last = self.last.min(from.prev()).max(self.base.index);
         self.take_time_of_base();
     }
@@ -109,8 +113,10 @@ impl Restored {
         if self.terms.last().is_none_or(|start| start.term != entry.term) {
             self.terms.push(entry.position());
         }
-        if let Payload::Membership(configuration) = &entry.payload {
-            self.configurations.push((entry.index, configuration.clone()));
+        match &entry.payload {
+            Payload::Membership(configuration) => self.configurations.push((entry.index, configuration.clone())),
+            Payload::Verdict(verdict) => self.verdicts.push((entry.index, verdict.clone())),
+            Payload::Noop | Payload::Data(_) => {}
         }
         self.last = entry.index;
         self.last_time_ms = entry.time_ms;

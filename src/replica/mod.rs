@@ -8,10 +8,13 @@
 //! - reads are linearizable (ReadIndex, thesis section 6.4): all that came in since the last `effects` share one
 //!   confirmation, and are answered once the machine has applied the index it gave.
 //! - a snapshot is due after `max_log_count` entries.
+//! - the leader decides how far machines may go, and what becomes of entries that a backend dies of (`judge`).
 //! - sessions are served on streams, called links here, by the leader alone (`links`): commands, queries, pings, and triggers
 //!   on what a query has read (`triggers`). On a link, replies and triggers come in the order of the log.
 
 mod confirm;
+mod feed;
+mod judge;
 mod links;
 mod reads;
 mod sessions;
@@ -22,12 +25,16 @@ mod writes;
 
 use bytes::Bytes;
 
-use crate::machine::{Applied, BackendAnswer, BackendReply, HashChain, Outcome, SessionTerms};
-use crate::protocol::{RequestError, SessionEvent, TriggerId};
+use crate::machine::{Applied, BackendAnswer, BackendReply, HashChain, Outcome, Run, SessionTerms};
+use crate::protocol::{CommandError, RequestError, SessionEvent, TriggerId};
 use crate::raft::{self, Entry, Envelope, LogRead, Raft, Restored, SnapshotMeta, SoftState, Write, WriteToken};
 use crate::settings::Settings;
-use crate::types::{Incarnation, Index, LogPosition, PeerId, SessionId};
+use crate::types::{Incarnation, Index, PeerId, SessionId};
 
+pub use judge::{Judgement, PeerMessage, Report, Rider};
+
+use feed::Feed;
+use judge::Judge;
 use links::Links;
 use reads::Reads;
 use triggers::Triggers;
@@ -82,12 +89,16 @@ pub struct Query {
 pub enum Job {
     /// Replace the machine by the one in this snapshot. Answered by [`Replica::restored`].
     Restore(SnapshotMeta),
-    /// Apply entries. Answered by [`Replica::applied`].
-    Apply(Vec<Entry>),
-    /// Answer queries from the state as it is. Answered by [`Replica::answered`], after the reports of the jobs before.
-    Query(Vec<Query>),
+    /// Apply entries. Answered by [`Replica::applied`]; if the backend dies of one, by that for those before it, and by
+    /// [`Replica::died`].
+    Apply(Run),
+    /// Make the machine again as it was at an entry, with this hash chain.
+    Rewind(Index, HashChain),
+    /// Answer queries from the state as it is. Answered by [`Replica::answered`], after the reports of the jobs before; by
+    /// [`Replica::declined`] if the machine is not at this entry, because it died on the way.
+    Query(Index, Vec<Query>),
     /// Write a snapshot of the state as it is. Answered by [`Replica::snapshot_taken`] once the file is durable, or
-    /// by [`Replica::snapshot_failed`].
+    /// by [`Replica::snapshot_failed`], also if the machine is not there.
     Snapshot(SnapshotMeta),
 }
 
@@ -117,7 +128,7 @@ pub struct Effects {
     /// What must become durable; reported by [`Replica::persisted`].
     pub write: Option<Write>,
     /// What to send to other peers.
-    pub messages: Vec<Envelope>,
+    pub messages: Vec<PeerMessage>,
     /// Entries wanted from the store; reported by [`Replica::log_read`].
     pub log_reads: Vec<LogRead>,
     /// Snapshots to send along with the message; reported by [`Replica::snapshot_sent`].
@@ -131,6 +142,8 @@ pub struct Effects {
     pub events: Vec<(LinkId, SessionEvent)>,
     /// Set when role, term or leader have changed.
     pub status: Option<SoftState>,
+    /// Set when the machine can do no more: why. The replica is to be stopped.
+    pub stop: Option<String>,
 }
 
 /// One peer.
@@ -141,7 +154,9 @@ pub struct Replica {
     reads: Reads,
     links: Links,
     triggers: Triggers,
-    jobs: JobOrder,
+    feed: Feed,
+    judge: Judge,
+    snapshots: Snapshots,
     applied: Index,
     chain: HashChain,
     answers: Vec<Answer>,
@@ -156,13 +171,11 @@ struct Clock {
     election_timeout_ms: u64,
 }
 
-/// How far the machine will be once it has done the jobs it was given.
-struct JobOrder {
-    position: LogPosition,
-    time_ms: u64,
-    /// The last entry of the latest snapshot, durable or being written.
-    snapshot: Index,
-    snapshot_in_progress: bool,
+/// The snapshots of the own machine.
+struct Snapshots {
+    /// The last entry of the latest, durable or being written.
+    at: Index,
+    in_progress: bool,
 }
 
 impl Replica {
@@ -185,13 +198,7 @@ impl Replica {
         seed: u64,
     ) -> Self {
         let snapshot = restored.snapshot.as_ref();
-        let position = snapshot.map_or(LogPosition::ZERO, |meta| meta.position);
-        let jobs = JobOrder {
-            position,
-            time_ms: snapshot.map_or(0, |meta| meta.time_ms),
-            snapshot: position.index,
-            snapshot_in_progress: false,
-        };
+        let (feed, at) = (Feed::new(snapshot), snapshot.map_or(Index::ZERO, |meta| meta.position.index));
         let writes = Writes::new(config.values().max_uncommitted_bytes);
         let election_timeout_ms = tick_ms.saturating_mul(config.values().election_ticks.into());
         Self {
@@ -201,7 +208,9 @@ impl Replica {
             reads: Reads::default(),
             links: Links::default(),
             triggers: Triggers::default(),
-            jobs,
+            feed,
+            judge: Judge::new(at),
+            snapshots: Snapshots { at, in_progress: false },
             applied: Index::ZERO,
             chain: HashChain::default(),
             answers: Vec::new(),
@@ -229,8 +238,13 @@ impl Replica {
     }
 
     /// A message from another peer. A [`raft::Message::Snapshot`] comes once its file is durable here.
-    pub fn step(&mut self, envelope: Envelope, now: Now) {
+    pub fn step(&mut self, message: PeerMessage, now: Now) {
+        let PeerMessage { envelope, rider } = message;
+        let (from, term) = (envelope.from, envelope.term);
         self.raft.step(envelope, now.wall_ms);
+        if let Some(rider) = rider {
+            self.ride(rider, from, term);
+        }
     }
 
     /// A client wants to write. `data` is an encoded [`Command`](crate::machine::Command). It is proposed with the
@@ -269,10 +283,16 @@ impl Replica {
         self.raft.log_read(read, entries);
     }
 
-    /// The machine has applied these entries; its hash chain is now `chain`.
-    pub fn applied(&mut self, applied: Vec<Applied>, chain: HashChain) {
-        let Some(last) = applied.last().map(|last| last.position.index) else { return };
-        for Applied { position, outcome, changed } in applied {
+    /// The machine has applied these entries.
+    pub fn applied(&mut self, applied: Vec<Applied>) {
+        let may_be_told = self.keep_back(applied);
+        self.tell(may_be_told);
+    }
+
+    /// Everybody may know what came of these entries.
+    fn tell(&mut self, applied: Vec<Applied>) {
+        let Some((last, chain)) = applied.last().map(|last| (last.position.index, last.chain)) else { return };
+        for Applied { position, outcome, changed, .. } in applied {
             // Who is told of an entry has been told of what it changed.
             self.fire(position.index, changed);
             self.session_outcome(position.index, &outcome);
@@ -282,6 +302,7 @@ impl Replica {
         }
         self.chain = chain;
         self.applied = last;
+        self.feed.applied(last);
         self.raft.applied(last);
         self.serve_checks();
     }
@@ -298,13 +319,19 @@ impl Replica {
 
     /// The snapshot that a job asked for is durable.
     pub fn snapshot_taken(&mut self, meta: SnapshotMeta) {
-        self.jobs.snapshot_in_progress = false;
+        self.snapshots.in_progress = false;
         self.raft.snapshot_taken(meta, self.settings.kept_log_count);
     }
 
     /// The snapshot that a job asked for could not be written. Another is due after `max_log_count` more entries.
     pub fn snapshot_failed(&mut self) {
-        self.jobs.snapshot_in_progress = false;
+        self.snapshots.in_progress = false;
+    }
+
+    /// The machine was not where these queries were to find it. They are asked anew.
+    pub fn declined(&mut self, queries: Vec<Query>) {
+        self.reads.answered(queries.len());
+        queries.into_iter().for_each(|query| self.reads.add(query));
     }
 
     /// The machine has answered queries. Until then they count as waiting, so that a machine that does not keep up is not
@@ -351,14 +378,13 @@ impl Replica {
         let mut jobs = Vec::new();
         if let Some(meta) = ready.install {
             self.writes.skipped(meta.position.index, &mut settled);
-            self.jobs.restore(&meta);
+            self.feed.install(&meta);
+            self.judge.install(meta.position.index);
+            self.snapshots.at = meta.position.index;
             jobs.push(Job::Restore(meta));
         }
-        if let Some(last) = ready.apply.last() {
-            self.jobs.position = last.position();
-            self.jobs.time_ms = last.time_ms;
-            jobs.push(Job::Apply(ready.apply));
-        }
+        self.feed.push(ready.apply);
+        self.feed_machine(now.wall_ms, &mut jobs);
         if let Some(meta) = self.snapshot_due() {
             jobs.push(Job::Snapshot(meta));
         }
@@ -368,24 +394,28 @@ impl Replica {
         self.links.confirmed(&ready.reads);
         self.serve_checks();
         // Jobs run in order: a read given out now finds everything given out before it applied.
-        let mut queries = self.reads.servable(self.jobs.position.index);
+        let at = self.feed.position().0.index;
+        let mut queries = if self.judge.is_calm() { self.reads.servable(at) } else { Vec::new() };
         while !queries.is_empty() {
             let later = queries.split_off(queries.len().min(Self::MAX_QUERIES_PER_JOB));
-            jobs.push(Job::Query(std::mem::replace(&mut queries, later)));
+            jobs.push(Job::Query(at, std::mem::replace(&mut queries, later)));
         }
         let leader = self.leader();
         self.writes.lead(self.raft.is_leader(), leader.as_ref(), &mut settled);
         self.settle(settled);
         self.lead_sessions(leader);
+        let rider = self.rider();
+        let messages = ready.messages.into_iter().map(|envelope| PeerMessage { envelope, rider });
         Effects {
             write: ready.write,
-            messages: ready.messages,
+            messages: messages.collect(),
             log_reads: ready.log_reads,
             snapshots: ready.snapshots,
             jobs,
             answers: std::mem::take(&mut self.answers),
             events: self.links.take_events(),
             status: ready.status,
+            stop: self.judge.take_stop(),
         }
     }
 
@@ -394,8 +424,12 @@ impl Replica {
         for Settled { waiter, result } in settled {
             match waiter {
                 Waiter::Client(ticket) => {
-                    let result = result.map(|(index, outcome)| match outcome {
-                        Outcome::Written(reply) => (index, reply),
+                    let result = result.and_then(|(index, outcome)| match outcome {
+                        Outcome::Written(Ok(reply)) => Ok((index, Ok(reply))),
+                        Outcome::Written(Err(CommandError::Refused(reason))) => Ok((index, Err(reason))),
+                        Outcome::Written(Err(CommandError::Fault(fault))) => {
+                            Err(RequestError::Skipped { index, fault })
+                        }
                         other => unreachable!("a write without a session came to {other:?}"),
                     });
                     self.answers.push(Answer { ticket, result });
@@ -409,17 +443,14 @@ impl Replica {
 
     /// The snapshot to take now that the jobs so far have been given out.
     fn snapshot_due(&mut self) -> Option<SnapshotMeta> {
-        let since_last = self.jobs.position.index.0 - self.jobs.snapshot.0;
-        if self.jobs.snapshot_in_progress || since_last < self.settings.max_log_count {
+        let (position, time_ms) = self.feed.position();
+        let since_last = position.index.0 - self.snapshots.at.0;
+        if self.snapshots.in_progress || since_last < self.settings.max_log_count || !self.judge.is_calm() {
             return None;
         }
-        self.jobs.snapshot = self.jobs.position.index;
-        self.jobs.snapshot_in_progress = true;
-        Some(SnapshotMeta {
-            position: self.jobs.position,
-            time_ms: self.jobs.time_ms,
-            configuration: self.raft.configuration_at(self.jobs.position.index),
-        })
+        self.snapshots = Snapshots { at: position.index, in_progress: true };
+        let configuration = self.raft.configuration_at(position.index);
+        Some(SnapshotMeta { position, time_ms, configuration })
     }
 
     /// The leader, as far as known.
@@ -439,13 +470,5 @@ impl Replica {
     #[must_use]
     pub fn machine(&self) -> (Index, HashChain) {
         (self.applied, self.chain)
-    }
-}
-
-impl JobOrder {
-    fn restore(&mut self, meta: &SnapshotMeta) {
-        self.position = meta.position;
-        self.time_ms = meta.time_ms;
-        self.snapshot = meta.position.index;
     }
 }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::machine::{BackendAnswer, Command, Key, Outcome, SessionTerms};
 use crate::protocol::{
-    MAX_SESSION_TIMEOUT_MS, MAX_TRIGGERS, MAX_WATCHED_BYTES, MIN_SESSION_TIMEOUT_MS, RequestError, SessionEvent,
-    SessionRefusal, SessionRequest, SessionStart, TriggerId, TriggerReason,
+    CommandReply, MAX_SESSION_TIMEOUT_MS, MAX_TRIGGERS, MAX_WATCHED_BYTES, MIN_SESSION_TIMEOUT_MS, RequestError,
+    SessionEvent, SessionRefusal, SessionRequest, SessionStart, TriggerId, TriggerReason,
 };
 use crate::replica::links::Asked;
 use crate::replica::writes::Waiter;
@@ -160,7 +160,7 @@ impl Replica {
         }
     }
 
-    fn written(&mut self, link: LinkId, seq: u64, result: Result<(Index, Result<Bytes, String>), SessionRefusal>) {
+    fn written(&mut self, link: LinkId, seq: u64, result: Result<(Index, CommandReply), SessionRefusal>) {
         if self.links.answered(link, Asked::Write).is_some() {
             self.links.tell(link, SessionEvent::Written { seq, result });
         }
@@ -170,7 +170,7 @@ impl Replica {
     pub(super) fn session_outcome(&mut self, index: Index, outcome: &Outcome) {
         match outcome {
             Outcome::Opened(terms) => self.links.opened(SessionId(index.0), terms.clone(), self.clock.now_ms),
-            Outcome::Ended { session, end } => {
+            Outcome::Ended { session, end } | Outcome::Orphaned { session, end, .. } => {
                 if let Some(link) = self.links.ended(*session, *end) {
                     self.forget_link(link);
                 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
-use crate::raft::{Configuration, Entry, HardState, Payload, Restored, SnapshotMeta};
+use crate::raft::{Configuration, Entry, HardState, Payload, Restored, SnapshotMeta, Verdict};
 use crate::types::{Incarnation, Index, LogPosition, Term};
 
 /// The only format version known.
@@ -76,6 +76,7 @@ struct RestoredFields {
     last_time_ms: u64,
     terms: Vec<LogPosition>,
     configurations: Vec<(Index, Configuration)>,
+    verdicts: Vec<(Index, Verdict)>,
 }
 
 /// A round being put together.
@@ -207,6 +208,7 @@ enum OutlinePayload<'a> {
     Noop,
     Membership(Configuration),
     Data(#[expect(dead_code, reason = "skipping it is the point")] &'a [u8]),
+    Verdict(Verdict),
 }
 
 impl From<Outline<'_>> for Entry {
@@ -215,6 +217,7 @@ impl From<Outline<'_>> for Entry {
             OutlinePayload::Noop => Payload::Noop,
             OutlinePayload::Membership(configuration) => Payload::Membership(configuration),
             OutlinePayload::Data(_) => Payload::Data(Bytes::new()),
+            OutlinePayload::Verdict(verdict) => Payload::Verdict(verdict),
         };
         Self { term, index, time_ms, payload }
     }

@@ -11,8 +11,8 @@ use super::guest::Guest;
 use super::limits::{Denial, Limits, MAX_HANDLES};
 use super::wasi::Forbidden;
 use crate::machine::{
-    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, Fault, GuestFault, Key, Moment, Origin,
-    SnapshotError, StartError,
+    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, Budget, Fault, GuestFault, Key, Moment,
+    Origin, SnapshotError, StartError,
 };
 use crate::settings::Budgets;
 use crate::types::ClusterId;
@@ -39,6 +39,10 @@ const STATE_PIECE_BYTES: u64 = 256 << 10;
 /// What a command's record takes in a guest's memory besides its data.
 const COMMAND_OVERHEAD_BYTES: usize = 64;
 
+/// How many times the configured fuel, and the configured memory, an entry may use that was applied elsewhere.
+const RELAXED_FUEL: u64 = 10;
+const RELAXED_MEMORY: u64 = 4;
+
 /// Makes instances of a component for one cluster.
 #[derive(Clone)]
 pub struct WasmFactory {
@@ -53,8 +57,9 @@ impl WasmFactory {
         Self { pre, one_by_one, cluster, budgets }
     }
 
-    fn start(&self, at: Moment) -> Result<Instance, Fault> {
-        let mut store = Store::new(self.pre.engine(), Guest::new(self.cluster, Limits::new(self.budgets.memory_bytes)));
+    fn start(&self, at: Moment, budget: Budget) -> Result<Instance, Fault> {
+        let limits = Limits::new(memory_bytes(&self.budgets, budget));
+        let mut store = Store::new(self.pre.engine(), Guest::new(self.cluster, limits));
         store.limiter(|guest| &mut guest.limits);
         store.set_max_component_handles(MAX_HANDLES);
         store.epoch_deadline_callback(|mut context| {
@@ -65,7 +70,8 @@ impl WasmFactory {
         match self.pre.instantiate(&mut store) {
             Ok(exports) => {
                 store.data_mut().end();
-                Ok(Instance { store, exports, budgets: self.budgets, one_by_one: self.one_by_one, is_dead: false })
+                let (budgets, one_by_one) = (self.budgets, self.one_by_one);
+                Ok(Instance { store, exports, budgets, budget, one_by_one, is_dead: false })
             }
             // What stops a start without a trap or a denial is the engine's or the system's doing.
             Err(error) => Err(fault(&mut store, &error, Fault::Host)),
@@ -82,7 +88,7 @@ impl std::fmt::Debug for WasmFactory {
 
 impl BackendFactory for WasmFactory {
     fn init(&self, at: Moment, config: &[u8]) -> Result<Box<dyn Backend>, StartError> {
-        let mut instance = self.start(at)?;
+        let mut instance = self.start(at, Budget::Configured)?;
         let fuel = self.budgets.chunk_fuel;
         let accepted = instance.call("init", at, fuel, 1, |machine, store| machine.call_init(store, config))?;
         accepted.map_err(StartError::Refused)?;
@@ -95,8 +101,9 @@ impl BackendFactory for WasmFactory {
         origin: &Origin,
         chunks: &mut dyn FnMut() -> Result<Option<Bytes>, String>,
     ) -> Result<Box<dyn Backend>, StartError> {
-        let mut instance = self.start(at)?;
-        let fuel = self.budgets.chunk_fuel;
+        // The state is one that others had, perhaps by a budget beyond what is configured.
+        let mut instance = self.start(at, Budget::Relaxed)?;
+        let fuel = fuel(self.budgets.chunk_fuel, Budget::Relaxed);
         let writer = instance.begin_restore(at, origin)?.map_err(StartError::Refused)?;
         let mut total_bytes = 0u64;
         while let Some(chunk) = chunks().map_err(StartError::Source)? {
@@ -120,6 +127,8 @@ struct Instance {
     store: Store<Guest>,
     exports: Exports,
     budgets: Budgets,
+    /// What commands and ends of sessions may use.
+    budget: Budget,
     /// Whether the guest can see which entry it is given, other than in the command: then a batch holds one command.
     one_by_one: bool,
     is_dead: bool,
@@ -170,7 +179,7 @@ impl Instance {
     fn apply_batch(&mut self, batch: &[BackendCommand]) -> Result<Vec<BackendOutcome>, Fault> {
         let Some(first) = batch.first() else { return Ok(Vec::new()) };
         let commands: Vec<machine::Command<'_>> = batch.iter().map(to_guest).collect();
-        let fuel = self.budgets.apply_fuel.saturating_mul(batch.len() as u64);
+        let fuel = fuel(self.budgets.apply_fuel, self.budget).saturating_mul(batch.len() as u64);
         let call = |machine: &machine::Guest, store: &mut Store<Guest>| machine.call_apply(store, &commands);
         let outcomes = self.call("apply", first.at, fuel, batch.len(), call)?;
         if outcomes.len() != batch.len() {
@@ -205,6 +214,11 @@ impl Backend for Instance {
         self.call("version", Moment::default(), fuel, 1, |machine, store| machine.call_version(store))
     }
 
+    fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
+        self.store.data_mut().limits.set_memory_budget(memory_bytes(&self.budgets, budget));
+    }
+
     fn apply(&mut self, commands: &[BackendCommand]) -> Result<Vec<BackendOutcome>, Fault> {
         let mut outcomes = Vec::with_capacity(commands.len());
         let mut rest = commands;
@@ -223,7 +237,7 @@ impl Backend for Instance {
     }
 
     fn expire_session(&mut self, at: Moment, session: u64) -> Result<Vec<Key>, Fault> {
-        let fuel = self.budgets.apply_fuel;
+        let fuel = fuel(self.budgets.apply_fuel, self.budget);
         let Moment { index, time_ms } = at;
         let changed = self.call("expire-session", at, fuel, 1, |machine, store| {
             machine.call_expire_session(store, index, time_ms, session)
@@ -247,6 +261,23 @@ impl Backend for Instance {
         }
         self.close(at, reader)?;
         sunk.map_err(SnapshotError::Sink)
+    }
+}
+
+/// The fuel of a call for which so much is configured.
+fn fuel(configured: u64, budget: Budget) -> u64 {
+    match budget {
+        Budget::Configured => configured,
+        Budget::Relaxed => configured.saturating_mul(RELAXED_FUEL),
+        Budget::Unlimited => u64::MAX,
+    }
+}
+
+/// The linear memory that there may be, in bytes.
+fn memory_bytes(budgets: &Budgets, budget: Budget) -> u64 {
+    match budget {
+        Budget::Configured => budgets.memory_bytes,
+        Budget::Relaxed | Budget::Unlimited => budgets.memory_bytes.saturating_mul(RELAXED_MEMORY),
     }
 }
 

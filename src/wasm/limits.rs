@@ -43,6 +43,11 @@ impl Limits {
         Self { memory_budget_bytes, memory_bytes: 0, table_elements: 0, denial: None }
     }
 
+    /// Sets how much linear memory there may be from now on, in bytes. What is there stays.
+    pub(super) fn set_memory_budget(&mut self, bytes: u64) {
+        self.memory_budget_bytes = bytes;
+    }
+
     /// Linear memory in use, in bytes.
     pub(super) fn memory_bytes(&self) -> u64 {
         self.memory_bytes

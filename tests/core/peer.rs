@@ -25,6 +25,7 @@ impl Machine {
             Payload::Data(data) => data.as_ref(),
             Payload::Noop => b"noop",
             Payload::Membership(_) => b"membership",
+            Payload::Verdict(verdict) => verdict.ruling.as_ref(),
         };
         let words = [entry.term.0, entry.index.0, entry.time_ms].into_iter();
         for word in words.chain(bytes.iter().map(|byte| u64::from(*byte))) {

@@ -1,11 +1,15 @@
 //! Backends that misbehave.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::harness::{Nodes, runtime, until};
+use crate::harness::{Nodes, runtime};
 use tokio::task::JoinSet;
-use zraft::client::{Kv, LightSession, SessionError};
-use zraft::protocol::{MAX_DATA_BYTES, RequestError};
+use zraft::client::{Kv, LightSession, Session, SessionError, SessionFailure};
+use zraft::protocol::{GuestFault, MAX_DATA_BYTES, RequestError};
+
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(60);
 
 const HOSTILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/components/hostile.wasm");
 
@@ -26,23 +30,64 @@ fn a_query_that_kills_the_backend_fails_alone() {
 }
 
 #[test]
-fn a_command_that_kills_the_backend_stops_its_cluster_and_no_other() {
-    let nodes = Nodes::start(3);
-    nodes.create("kv", "kv", &[]);
+fn a_command_that_kills_the_backend_is_skipped_everywhere_and_its_client_is_told() {
+    let mut nodes = Nodes::start(3);
     nodes.create("bad", HOSTILE, &[]);
     let peer = nodes.peers("bad")[0].to_string();
-    let kv = nodes.peers("kv")[0].to_string();
-    nodes.run_ok(&["kv", "put", &kv, "a", "1"]);
-    assert!(!nodes.zraft(&["write", &peer, "panic"]).status.success());
-    for (number, peer) in nodes.peers("bad").iter().enumerate() {
-        let reason = || nodes.status(peer).unwrap()["stopped"].as_str().unwrap_or_default().to_owned();
-        until("the peer has stopped and says why", || reason().contains("told to panic"));
-        until("so does the log", || nodes.log(number).contains("told to panic"));
-    }
-    let refused = nodes.run_err(4, &["write", &peer, "anything"]);
-    assert!(refused.contains("has stopped"), "{refused}");
-    assert_eq!(nodes.run_ok(&["kv", "get", &kv, "a"]), "1");
-    nodes.run_ok(&["kv", "put", &kv, "b", "2"]);
+    nodes.run_ok(&["write", &peer, "before"]);
+    let skipped = nodes.run_err(1, &["write", &peer, "panic"]);
+    assert!(skipped.contains("told to panic") && skipped.contains("skipped"), "{skipped}");
+    runtime().block_on(async {
+        let session = Arc::new(LightSession::new(nodes.client(), nodes.peers("bad")));
+        // They come together, and those to blame are found.
+        let mut writes = JoinSet::new();
+        for word in ["a", "recurse", "b", "short", "panic", "c"] {
+            let session = Arc::clone(&session);
+            writes.spawn(async move { (word, session.write(word).await) });
+        }
+        for (word, result) in writes.join_all().await {
+            let kind = match result {
+                Ok(_) => None,
+                Err(SessionError::Failed(RequestError::Skipped { fault, .. })) => Some(fault.kind),
+                Err(error) => panic!("{word}: {error}"),
+            };
+            let expected = match word {
+                "recurse" => Some(GuestFault::StackOverflow),
+                "short" => Some(GuestFault::BrokenContract),
+                "panic" => Some(GuestFault::Trap),
+                _ => None,
+            };
+            assert_eq!(kind, expected, "{word}");
+        }
+        let error = session.write("loop").await.unwrap_err();
+        let SessionError::Failed(RequestError::Skipped { fault, .. }) = error else { panic!("{error}") };
+        assert_eq!(fault.kind, GuestFault::OutOfFuel);
+        session.write("after").await.unwrap();
+    });
+    nodes.until_equal("bad");
+    // A restart goes by the verdicts in the log.
+    (0..3).for_each(|number| nodes.kill(number));
+    (0..3).for_each(|number| nodes.start_node(number));
+    nodes.run_ok(&["write", &peer, "again"]);
+    nodes.until_equal("bad");
+}
+
+#[test]
+fn a_session_goes_on_behind_a_command_that_kills_the_backend_and_ends_though_its_end_does() {
+    let nodes = Nodes::start(3);
+    nodes.create("bad", HOSTILE, &[]);
+    runtime().block_on(async {
+        let (session, _notices) = Session::connect(nodes.client(), nodes.peers("bad"), LONG).await.unwrap();
+        session.write("first").await.unwrap();
+        let error = session.write_ephemeral("panic").await.unwrap_err();
+        let SessionFailure::Skipped { fault, .. } = error else { panic!("{error}") };
+        assert!(fault.message.contains("told to panic"), "{fault}");
+        session.write("third").await.unwrap();
+        // The component panics at every end of a session.
+        session.close().await.unwrap();
+    });
+    let status = nodes.until_equal("bad");
+    assert!(status.iter().all(|peer| peer["sessions"] == 0), "{status:?}");
 }
 
 #[test]

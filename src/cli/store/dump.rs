@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::output::{Failure, Output, bytes_as_json};
 use crate::cli::units::utc;
-use crate::machine::Command;
+use crate::machine::{Command, Ruling};
 use crate::node::{NodeLog, PeerRecord};
 use crate::raft::{Configuration, Entry, LogRead, LogReadPurpose, Payload};
 use crate::store::StoredPeer;
@@ -83,6 +83,11 @@ fn as_text(entry: &Entry) -> String {
         Payload::Data(data) => match Command::decode(data) {
             Ok(command) => command_as_text(&command),
             Err(error) => format!("unknown command, {} ({error})", data_as_text(data)),
+        },
+        Payload::Verdict(verdict) => match Ruling::decode(&verdict.ruling) {
+            Ok(Ruling::Skip(fault)) => format!("verdict: skip entry {} ({fault})", verdict.on),
+            Ok(Ruling::Keep) => format!("verdict: keep entry {}", verdict.on),
+            Err(error) => format!("unknown verdict on entry {} ({error})", verdict.on),
         },
     };
     format!("  {}@{}  {}  {what}", entry.index, entry.term, utc(entry.time_ms))
@@ -175,6 +180,18 @@ fn as_json(peer: &PeerId, entry: &Entry) -> Value {
                 json["data"] = bytes_as_json(data);
             }
         },
+        Payload::Verdict(verdict) => {
+            json["kind"] = json!("verdict");
+            json["on"] = json!(verdict.on.0);
+            match Ruling::decode(&verdict.ruling) {
+                Ok(Ruling::Skip(fault)) => {
+                    json["ruling"] = json!("skip");
+                    json["fault"] = json!(fault.to_string());
+                }
+                Ok(Ruling::Keep) => json["ruling"] = json!("keep"),
+                Err(_) => json["ruling"] = json!("unknown"),
+            }
+        }
     }
     json
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::protocol::{MAX_DATA_BYTES, RequestError, SessionEnd, SessionRefusal};
+use crate::protocol::{BackendFault, MAX_DATA_BYTES, RequestError, SessionEnd, SessionRefusal};
+use crate::types::Index;
 
 /// Why a session is over for its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,14 @@ pub enum SessionFailure {
     /// used up.
     #[error("{0}")]
     Refused(String),
+    /// The backend died of the command, and every replica has skipped it. It changed nothing, and its number is used up.
+    #[error("the backend died of this command ({fault}); it was skipped and changed nothing")]
+    Skipped {
+        /// The command's place in the log.
+        index: Index,
+        /// What the backend died of.
+        fault: BackendFault,
+    },
     /// The write is queued and was not answered in time. Do not write it again: it will still run, once, as soon as the
     /// cluster can be reached, unless the session ends before. [`Session::submit`](super::Session::submit) is for those who
     /// want to go on waiting.

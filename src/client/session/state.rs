@@ -13,7 +13,8 @@ use crate::client::session::writes::Writes;
 use crate::client::session::{Ending, Notice, SessionFailure};
 use crate::client::{Watched, Written};
 use crate::protocol::{
-    MAX_TRIGGERS, RequestError, SessionEvent, SessionRefusal, SessionRequest, TriggerId, TriggerReason,
+    CommandError, CommandReply, MAX_TRIGGERS, RequestError, SessionEvent, SessionRefusal, SessionRequest, TriggerId,
+    TriggerReason,
 };
 use crate::types::{Index, SessionId};
 
@@ -195,9 +196,11 @@ impl State {
         self.tick(now_ms);
     }
 
-    fn written(&mut self, seq: u64, result: Result<(Index, Result<Bytes, String>), SessionRefusal>) {
+    fn written(&mut self, seq: u64, result: Result<(Index, CommandReply), SessionRefusal>) {
         let result = match result {
-            Ok((index, reply)) => reply.map(|reply| Written { index, reply }).map_err(SessionFailure::Refused),
+            Ok((index, Ok(reply))) => Ok(Written { index, reply }),
+            Ok((_, Err(CommandError::Refused(reason)))) => Err(SessionFailure::Refused(reason)),
+            Ok((index, Err(CommandError::Fault(fault)))) => Err(SessionFailure::Skipped { index, fault }),
             Err(SessionRefusal::OutOfOrder { .. }) => return self.writes.send_again(seq),
             Err(SessionRefusal::TooManyUnacknowledged) => {
                 self.writes.narrow();
@@ -207,7 +210,7 @@ impl State {
             Err(SessionRefusal::AlreadyAcknowledged) => Err(SessionFailure::ReplyLost),
             Err(refusal) => Err(SessionFailure::NotRun(refusal)),
         };
-        let has_run = matches!(result, Ok(_) | Err(SessionFailure::Refused(_)));
+        let has_run = matches!(result, Ok(_) | Err(SessionFailure::Refused(_) | SessionFailure::Skipped { .. }));
         // A reply may come twice: to a write sent on two streams.
         let Some(sent_at_ms) = self.writes.answered(seq) else { return };
         if has_run {

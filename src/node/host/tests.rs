@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
-use crate::machine::Command;
+use crate::machine::{Budget, Command, GuestFault, Outcome, Ruling, Rulings};
+use crate::protocol::CommandError;
 use crate::raft::{Configuration, Payload, Write, WriteToken};
 use crate::replica::{Asker, Ticket};
 use crate::settings::Settings;
@@ -59,9 +60,12 @@ impl Bench {
         store.create_peer(PEER, Bytes::new(), Write::bootstrap(Configuration::default(), 0));
         let bench = Self { _folder: folder, store, durable, backends, genesis };
         bench.durable.recv().unwrap();
-        let entries = (2..).zip(words).map(|(index, word)| entry(index, word)).collect();
-        bench.write(Write { entries, ..Write::new(WriteToken(1)) });
+        bench.append((2..).zip(words).map(|(index, word)| entry(index, word)).collect());
         bench
+    }
+
+    fn append(&self, entries: Vec<Entry>) {
+        self.write(Write { entries, ..Write::new(WriteToken(1)) });
     }
 
     fn write(&self, write: Write) {
@@ -72,12 +76,27 @@ impl Bench {
     /// A host that has applied all of the log.
     fn host(&self) -> Host {
         let mut host = Host::new(PEER, self.genesis.clone(), Arc::clone(&self.backends), self.store.clone());
-        assert!(host.run(HostJob::Start(None)).is_none());
+        assert!(host.run(HostJob::Start(None)).is_empty());
         let all = LogRead { purpose: LogReadPurpose::Apply, from: Index(1), to: Index(3), max_bytes: usize::MAX };
         let entries = self.store.read(PEER, &all).unwrap();
-        assert!(matches!(host.run(HostJob::Replica(Job::Apply(entries))), Some(HostEvent::Applied(..))));
+        assert!(matches!(host.run(apply(entries))[..], [HostEvent::Applied(_)]));
         host
     }
+}
+
+impl Host {
+    fn at(&self) -> (Index, HashChain) {
+        let machine = self.runner.as_ref().and_then(Runner::machine).unwrap();
+        (machine.applied().index, machine.chain())
+    }
+}
+
+fn apply(entries: Vec<Entry>) -> HostJob {
+    HostJob::Replica(Job::Apply(Run { entries, rulings: Rulings::default() }))
+}
+
+fn snapshot(index: u64) -> HostJob {
+    HostJob::Replica(Job::Snapshot(meta(index)))
 }
 
 fn entry(index: u64, word: &'static str) -> Entry {
@@ -98,7 +117,8 @@ fn ask(host: &mut Host, words: &[&'static str]) -> Vec<Result<(), RequestError>>
         deadline_ms: 0,
     };
     let queries = (0..).zip(words).map(query).collect();
-    let Some(HostEvent::Answered(answers)) = host.run(HostJob::Replica(Job::Query(queries))) else { panic!() };
+    let mut events = host.run(HostJob::Replica(Job::Query(Index(3), queries)));
+    let Some(HostEvent::Answered(answers)) = events.pop() else { panic!() };
     answers.into_iter().map(|answer| answer.result.map(|answer| assert!(answer.reply.is_ok()))).collect()
 }
 
@@ -110,32 +130,32 @@ fn is_fault(result: &Result<(), RequestError>) -> bool {
 fn a_query_that_kills_the_machine_costs_that_query_alone() {
     let bench = Bench::with_log(&["a", "b"]);
     let mut host = bench.host();
-    let chain = host.machine().chain();
+    let before = host.at();
     let answers = ask(&mut host, &["x", "panic", "y", "panic", "z"]);
     assert_eq!(answers.iter().map(is_fault).collect::<Vec<_>>(), [false, true, false, true, false]);
     assert!(answers[2].is_ok() && answers[4].is_ok());
-    assert_eq!(host.machine().chain(), chain);
+    assert_eq!(host.at(), before);
 }
 
 #[test]
 fn after_a_snapshot_the_machine_is_rebuilt_from_it() {
     let bench = Bench::with_log(&["a", "b"]);
     let mut host = bench.host();
-    let chain = host.machine().chain();
-    assert!(matches!(host.run(HostJob::Replica(Job::Snapshot(meta(3)))), Some(HostEvent::SnapshotTaken(_))));
+    let before = host.at();
+    assert!(matches!(host.run(snapshot(3))[..], [HostEvent::SnapshotTaken(_)]));
     // Nothing of the log is left.
     let base = meta(3).position;
     bench.write(Write { snapshot: Some(meta(3)), discard_through: Some(base), ..Write::new(WriteToken(2)) });
     assert!(is_fault(&ask(&mut host, &["panic"])[0]));
-    assert_eq!((host.machine().chain(), host.machine().applied()), (chain, base));
+    assert_eq!(host.at(), before);
 }
 
 #[test]
 fn a_machine_that_dies_when_its_log_has_given_way_to_a_snapshot_waits_for_that() {
     let bench = Bench::with_log(&["a", "b"]);
     let mut other = bench.host();
-    let chain = other.machine().chain();
-    assert!(matches!(other.run(HostJob::Replica(Job::Snapshot(meta(3)))), Some(HostEvent::SnapshotTaken(_))));
+    let (_, chain) = other.at();
+    assert!(matches!(other.run(snapshot(3))[..], [HostEvent::SnapshotTaken(_)]));
     let mut host = bench.host();
     let base = meta(3).position;
     bench.write(Write { snapshot: Some(meta(3)), discard_through: Some(base), ..Write::new(WriteToken(2)) });
@@ -144,32 +164,67 @@ fn a_machine_that_dies_when_its_log_has_given_way_to_a_snapshot_waits_for_that()
     assert!(is_fault(&answers[0]));
     assert_eq!(answers[1], Err(RequestError::Overloaded));
     assert_eq!(ask(&mut host, &["later still"]), [Err(RequestError::Overloaded)]);
-    assert!(host.run(HostJob::Replica(Job::Apply(vec![entry(4, "c")]))).is_none());
-    let snapshot = host.run(HostJob::Replica(Job::Snapshot(meta(4))));
-    assert!(matches!(snapshot, Some(HostEvent::SnapshotFailed(_))), "{snapshot:?}");
+    assert!(host.run(apply(vec![entry(4, "c")])).is_empty());
+    let failed = host.run(snapshot(4));
+    assert!(matches!(failed[..], [HostEvent::SnapshotFailed(_)]), "{failed:?}");
 
-    let Some(HostEvent::Restored(_, restored, _)) = host.run(HostJob::Replica(Job::Restore(meta(3)))) else { panic!() };
-    assert_eq!(restored, chain);
+    let restored = host.run(HostJob::Replica(Job::Restore(meta(3))));
+    assert!(matches!(&restored[..], [HostEvent::Restored(_, restored, _)] if *restored == chain), "{restored:?}");
     assert_eq!(ask(&mut host, &["now"]), [Ok(())]);
 }
 
 #[test]
-fn a_command_that_kills_the_machine_stops_the_peer_for_good() {
+fn a_command_that_kills_the_machine_is_found_among_others_and_named() {
     let bench = Bench::with_log(&["a", "b"]);
     let mut host = bench.host();
-    let stopped = host.run(HostJob::Replica(Job::Apply(vec![entry(4, "panic")])));
-    assert!(matches!(stopped, Some(HostEvent::Stopped(reason)) if reason.contains("told to panic")));
-    assert!(host.run(HostJob::Replica(Job::Apply(vec![entry(5, "c")]))).is_none());
-    assert!(host.run(HostJob::Replica(Job::Restore(meta(3)))).is_none());
+    bench.append(vec![entry(4, "c"), entry(5, "panic"), entry(6, "d")]);
+    let events = host.run(apply(vec![entry(4, "c"), entry(5, "panic"), entry(6, "d")]));
+    let [HostEvent::Applied(applied), HostEvent::Died(died)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(applied.iter().map(|one| one.position.index).collect::<Vec<_>>(), [Index(4)]);
+    assert_eq!((died.on, died.budget, died.fault.kind), (Index(5), Budget::Configured, GuestFault::Trap));
+    assert!(died.fault.message.contains("told to panic"), "{}", died.fault);
+    assert_eq!(host.at(), (Index(4), applied[0].chain), "alive, and as it was before");
+
+    assert!(host.run(apply(vec![entry(7, "e")])).is_empty(), "given before the death was known");
+    let rulings = Rulings { budget: Budget::Relaxed, rulings: vec![(Index(5), Ruling::Skip(died.fault.clone()))] };
+    let entries = vec![entry(5, "panic"), entry(6, "d")];
+    let events = host.run(HostJob::Replica(Job::Apply(Run { entries, rulings })));
+    let [HostEvent::Applied(applied)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(applied[0].outcome, Outcome::Written(Err(CommandError::Fault(died.fault.clone()))));
+    assert!(matches!(applied[1].outcome, Outcome::Written(Ok(_))));
+}
+
+#[test]
+fn queries_and_snapshots_that_come_to_another_state_than_meant_are_declined() {
+    let bench = Bench::with_log(&["a", "b"]);
+    let mut host = bench.host();
+    let query = Query { asker: Asker::Client(Ticket(1)), request: Bytes::new(), deadline_ms: 0 };
+    let events = host.run(HostJob::Replica(Job::Query(Index(4), vec![query.clone()])));
+    assert!(matches!(&events[..], [HostEvent::Declined(declined)] if *declined == [query]), "{events:?}");
+    assert!(matches!(host.run(snapshot(4))[..], [HostEvent::SnapshotFailed(_)]));
+}
+
+#[test]
+fn a_machine_goes_back_to_where_it_was() {
+    let bench = Bench::with_log(&["a", "b"]);
+    let mut host = bench.host();
+    let (index, chain) = host.at();
+    assert!(matches!(host.run(apply(vec![entry(4, "c")]))[..], [HostEvent::Applied(_)]));
+    assert!(host.run(HostJob::Replica(Job::Rewind(index, chain))).is_empty());
+    assert_eq!(host.at(), (index, chain));
+    let stopped = host.run(HostJob::Replica(Job::Rewind(index, HashChain(Digest::of(b"another")))));
+    assert!(matches!(&stopped[..], [HostEvent::Stopped(reason)] if reason.contains("differs")), "{stopped:?}");
+    assert!(host.run(apply(vec![entry(4, "c")])).is_empty());
+    assert!(host.run(HostJob::Replica(Job::Restore(meta(3)))).is_empty());
 }
 
 #[test]
 fn a_snapshot_of_another_cluster_is_not_restored() {
     let mut bench = Bench::with_log(&["a", "b"]);
     let mut host = bench.host();
-    assert!(matches!(host.run(HostJob::Replica(Job::Snapshot(meta(3)))), Some(HostEvent::SnapshotTaken(_))));
+    assert!(matches!(host.run(snapshot(3))[..], [HostEvent::SnapshotTaken(_)]));
     bench.genesis.cluster = ClusterId(2);
     let mut host = Host::new(PEER, bench.genesis.clone(), Arc::clone(&bench.backends), bench.store.clone());
     let stopped = host.run(HostJob::Start(Some(meta(3))));
-    assert!(matches!(&stopped, Some(HostEvent::Stopped(reason)) if reason.contains("cluster")), "{stopped:?}");
+    assert!(matches!(&stopped[..], [HostEvent::Stopped(reason)] if reason.contains("cluster")), "{stopped:?}");
 }

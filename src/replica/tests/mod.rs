@@ -1,5 +1,6 @@
 //! One replica in the hands of a test, which plays the disk, the machine and the other peers.
 
+mod judge;
 mod reads;
 mod sessions;
 mod snapshots;
@@ -11,12 +12,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::*;
-use crate::machine::{BackendReply, Command, Key, Outcome};
+use crate::machine::{BackendReply, Command, Key, Outcome, Run};
 use crate::protocol::{SessionEnd, SessionRequest, SessionSecret, SessionStart};
 use crate::raft::{
     AppendReply, ConfigValues, Configuration, HardState, MemStorage, Message, Payload, RoleName, Write as DiskWrite,
 };
-use crate::types::{Digest, Term};
+use crate::types::{Digest, LogPosition, Term};
 
 const ME: Incarnation = Incarnation(1);
 const TWO: Incarnation = Incarnation(2);
@@ -130,7 +131,7 @@ impl Hands {
     fn settle(&mut self) {
         loop {
             let effects = self.replica.effects(self.now());
-            if effects == Effects::default() {
+            if effects == Effects::default() && !self.replica.has_effects() {
                 return;
             }
             if let Some(write) = effects.write {
@@ -140,7 +141,8 @@ impl Hands {
             for read in effects.log_reads {
                 self.replica.log_read(read, self.disk.read(&read));
             }
-            self.messages.extend(effects.messages);
+            assert_eq!(effects.stop, None);
+            self.messages.extend(effects.messages.into_iter().map(|message| message.envelope));
             self.jobs.extend(effects.jobs);
             for Answer { ticket, result } in effects.answers {
                 assert!(self.answers.insert(ticket, result).is_none(), "{ticket:?} is answered twice");
@@ -172,8 +174,19 @@ impl Hands {
 
     /// Hears something without being asked what is to be done.
     fn hear_quietly(&mut self, from: Incarnation, term: u64, message: Message) {
-        let now = self.now();
-        self.replica.step(Envelope { from, to: ME, term: Term(term), message }, now);
+        // A leader that has applied what is committed.
+        let rider = match message {
+            Message::Append { commit, .. } | Message::Heartbeat { commit, .. } => {
+                Some(Rider::Judgement(Judgement { judged: commit, verdict: Index::ZERO, trial: None }))
+            }
+            _ => None,
+        };
+        self.hear_with(from, term, message, rider);
+    }
+
+    fn hear_with(&mut self, from: Incarnation, term: u64, message: Message, rider: Option<Rider>) {
+        let (now, envelope) = (self.now(), Envelope { from, to: ME, term: Term(term), message });
+        self.replica.step(PeerMessage { envelope, rider }, now);
     }
 
     /// A leader's entries, behind the one at `prev`.
@@ -210,9 +223,10 @@ impl Hands {
         while !self.jobs.is_empty() {
             for job in std::mem::take(&mut self.jobs) {
                 match job {
-                    Job::Apply(entries) => self.apply(&entries),
+                    Job::Apply(Run { entries, .. }) => self.apply(&entries),
+                    Job::Rewind(..) => {}
                     Job::Restore(meta) => self.replica.restored(&meta, chain_at(meta.position.index), vec![]),
-                    Job::Query(queries) => self.answer_queries(queries),
+                    Job::Query(_, queries) => self.answer_queries(queries),
                     Job::Snapshot(_) => {}
                 }
             }
@@ -223,9 +237,9 @@ impl Hands {
     fn apply(&mut self, entries: &[Entry]) {
         let applied = |entry: &Entry| {
             let (outcome, changed) = outcome(entry);
-            Applied { position: entry.position(), outcome, changed }
+            Applied { position: entry.position(), outcome, changed, chain: chain_at(entry.index) }
         };
-        self.replica.applied(entries.iter().map(applied).collect(), chain_at(entries.last().unwrap().index));
+        self.replica.applied(entries.iter().map(applied).collect());
     }
 
     fn answer_queries(&mut self, queries: Vec<Query>) {
@@ -252,7 +266,7 @@ impl Hands {
             Asker::Session { .. } => panic!("no session has asked"),
         };
         let tickets = |job: &Job| match job {
-            Job::Query(queries) => Some(queries.iter().map(ticket).collect()),
+            Job::Query(_, queries) => Some(queries.iter().map(ticket).collect()),
             _ => None,
         };
         self.jobs.iter().filter_map(tickets).collect()

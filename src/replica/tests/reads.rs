@@ -68,8 +68,8 @@ fn a_read_is_given_out_behind_the_entries_that_it_needs() {
     hands.hear_entries(TWO, 2, (2, 2), vec![entry(2, 3, Payload::Noop), entry(2, 4, Payload::Noop)], 3);
     assert_eq!(hands.queries(), Vec::<Vec<u64>>::new(), "entry 4 is not committed here");
     hands.hear(TWO, 2, Message::Heartbeat { commit: Index(4), round: 1 });
-    let [Job::Apply(third), Job::Apply(fourth), Job::Query(_)] = &hands.jobs[..] else { panic!("{:?}", hands.jobs) };
-    assert_eq!((third.last().unwrap().index, fourth.last().unwrap().index), (Index(3), Index(4)));
+    let [Job::Apply(third), Job::Apply(fourth), Job::Query(..)] = &hands.jobs[..] else { panic!("{:?}", hands.jobs) };
+    assert_eq!((third.entries.last().unwrap().index, fourth.entries.last().unwrap().index), (Index(3), Index(4)));
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_read_is_given_out_behind_the_snapshot_that_it_needs() {
     let [id] = questions_to(&hands, TWO)[..] else { panic!("one question") };
     hands.hear(TWO, 2, Message::ReadIndexReply { id, index: Index(9) });
     hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 9) });
-    assert!(matches!(hands.jobs[..], [Job::Restore(_), Job::Query(_)]), "{:?}", hands.jobs);
+    assert!(matches!(hands.jobs[..], [Job::Restore(_), Job::Query(..)]), "{:?}", hands.jobs);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_new_leader_reads_nothing_before_an_entry_of_its_term_is_committed() {
     assert_eq!(hands.queries(), Vec::<Vec<u64>>::new());
     hands.replicate();
     assert_eq!(hands.queries(), [[1]]);
-    assert!(matches!(hands.jobs[..], [Job::Apply(_), Job::Query(_)]), "{:?}", hands.jobs);
+    assert!(matches!(hands.jobs[..], [Job::Apply(_), Job::Query(..)]), "{:?}", hands.jobs);
 }
 
 #[test]

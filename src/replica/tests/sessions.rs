@@ -123,7 +123,7 @@ fn a_refused_opening_says_why() {
     hands.attach(1, open(TIMEOUT_MS));
     let position = LogPosition::new(Term(hands.term()), hands.last());
     let outcome = Outcome::Refused(SessionRefusal::TooManySessions);
-    hands.replica.applied(vec![Applied { position, outcome, changed: vec![] }], HashChain::default());
+    hands.replica.applied(vec![Applied { position, outcome, changed: vec![], chain: HashChain::default() }]);
     hands.settle();
     let error = RequestError::NotOpened(SessionRefusal::TooManySessions);
     assert_eq!(hands.told(1), [SessionEvent::Detached(error)]);
@@ -295,8 +295,8 @@ fn a_leader_that_stood_still_gives_every_session_its_full_time() {
     assert_eq!(hands.last(), Index(session.0));
     hands.pass(TICK_MS);
     assert_eq!(hands.last(), Index(session.0 + 1));
-    let [Job::Apply(entries)] = &hands.jobs[..] else { panic!("{:?}", hands.jobs) };
-    assert_eq!(expiries(entries), [session]);
+    let [Job::Apply(run)] = &hands.jobs[..] else { panic!("{:?}", hands.jobs) };
+    assert_eq!(expiries(&run.entries), [session]);
 }
 
 #[test]

@@ -22,8 +22,8 @@ fn write_up_to(hands: &mut Hands, last: u64) {
         hands.now_ms += 1;
         hands.write(1000 + hands.last().0, "a");
         hands.settle();
-        if let Some(Job::Apply(entries)) = hands.jobs.iter().rfind(|job| matches!(job, Job::Apply(_))) {
-            let entries = entries.clone();
+        if let Some(Job::Apply(run)) = hands.jobs.iter().rfind(|job| matches!(job, Job::Apply(_))) {
+            let entries = run.entries.clone();
             hands.apply(&entries);
         }
         hands.settle();
@@ -48,10 +48,10 @@ fn a_snapshot_is_due_after_max_log_count_entries_and_not_while_one_is_in_progres
 fn a_snapshot_names_the_entry_that_the_machine_has_reached_when_it_is_written() {
     let mut hands = Hands::alone(often());
     write_up_to(&mut hands, EVERY);
-    let [Job::Apply(entries), Job::Snapshot(meta)] = &hands.jobs[hands.jobs.len() - 2..] else {
+    let [Job::Apply(run), Job::Snapshot(meta)] = &hands.jobs[hands.jobs.len() - 2..] else {
         panic!("{:?}", hands.jobs)
     };
-    let last = entries.last().unwrap();
+    let last = run.entries.last().unwrap();
     let expected = SnapshotMeta { position: last.position(), time_ms: last.time_ms, configuration: configuration(1) };
     assert_eq!(*meta, expected);
     assert_ne!(meta.time_ms, 0);

@@ -71,7 +71,7 @@ fn a_change_behind_the_answer_fires_and_one_before_does_not() {
     let (mut hands, _) = Hands::with_session(TIMEOUT_MS);
     let before = hands.change("a");
     hands.ask(1, query(1, "a", true));
-    let [Job::Query(queries)] = &mut hands.jobs[..] else { panic!("{:?}", hands.jobs) };
+    let [Job::Query(_, queries)] = &mut hands.jobs[..] else { panic!("{:?}", hands.jobs) };
     let queries = std::mem::take(queries);
     hands.forget();
     // The machine answers, and has applied the next entry before its answer is reported.
@@ -87,7 +87,7 @@ fn an_answer_that_is_older_than_the_latest_change_fires_at_once() {
     let (mut hands, _) = Hands::with_session(TIMEOUT_MS);
     let before = hands.last();
     hands.ask(1, query(1, "a", true));
-    let Some(Job::Query(queries)) = hands.jobs.pop() else { panic!("{:?}", hands.jobs) };
+    let Some(Job::Query(_, queries)) = hands.jobs.pop() else { panic!("{:?}", hands.jobs) };
     hands.change("a");
     hands.answer_queries_at(before, queries);
     hands.settle();
@@ -100,7 +100,7 @@ fn an_answer_that_is_older_than_the_latest_change_fires_at_once() {
 fn a_query_that_failed_arms_nothing() {
     let (mut hands, _) = Hands::with_session(TIMEOUT_MS);
     hands.ask(1, query(1, "a", true));
-    let Some(Job::Query(queries)) = hands.jobs.pop() else { panic!("{:?}", hands.jobs) };
+    let Some(Job::Query(_, queries)) = hands.jobs.pop() else { panic!("{:?}", hands.jobs) };
     let (asker, index) = (queries[0].asker, hands.last());
     let fault = RequestError::BackendFault { message: "died".to_owned() };
     hands.replica.answered(vec![QueryAnswer { asker, index, result: Err(fault.clone()) }]);

@@ -6,7 +6,7 @@ fn appended_to_two(hands: &Hands) -> Vec<Vec<Bytes>> {
     let commands = |entries: &[Entry]| {
         let data = entries.iter().filter_map(|entry| match &entry.payload {
             Payload::Data(data) => Some(data.clone()),
-            Payload::Noop | Payload::Membership(_) => None,
+            Payload::Noop | Payload::Membership(_) | Payload::Verdict(_) => None,
         });
         data.collect::<Vec<_>>()
     };
@@ -41,13 +41,10 @@ fn a_refusal_is_an_outcome() {
     hands.write(1, "a");
     hands.settle();
     let position = LogPosition::new(Term(hands.term()), hands.last());
-    let refusal = Err("no".to_owned());
-    hands.replica.applied(
-        vec![Applied { position, outcome: Outcome::Written(refusal.clone()), changed: vec![] }],
-        HashChain::default(),
-    );
+    let outcome = Outcome::Written(Err(CommandError::Refused("no".to_owned())));
+    hands.replica.applied(vec![Applied { position, outcome, changed: vec![], chain: HashChain::default() }]);
     hands.settle();
-    assert_eq!(hands.answer(1), Some(&Ok((position.index, refusal))));
+    assert_eq!(hands.answer(1), Some(&Ok((position.index, Err("no".to_owned())))));
 }
 
 #[test]

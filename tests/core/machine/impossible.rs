@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use zraft::machine::{Command, SessionTerms, StartError};
-use zraft::protocol::SessionSecret;
+use zraft::protocol::{CommandError, SessionSecret};
 use zraft::raft::{Entry, Payload};
 use zraft::settings::Settings;
 use zraft::types::{Index, SessionId, Term};
@@ -46,7 +46,7 @@ fn a_snapshot_with_impossible_sessions_is_refused() {
         ("the last reply is missing", Box::new(changed(|row| drop(row.replies.remove(&3))))),
         (
             "there is a reply too many",
-            Box::new(changed(|row| drop(row.replies.insert(4, (Index(4), Err(String::new())))))),
+            Box::new(changed(|row| drop(row.replies.insert(4, (Index(4), Err(CommandError::Refused(String::new()))))))),
         ),
         ("an acknowledged reply is remembered", Box::new(changed(|row| row.acked_up_to = 2))),
         ("what has not run is acknowledged", Box::new(changed(|row| row.acked_up_to = u64::MAX))),

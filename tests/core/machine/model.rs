@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use zraft::machine::{Applied, BackendReply, Command, Key, Outcome, SessionTerms};
-use zraft::protocol::{SessionEnd, SessionRefusal};
+use zraft::machine::{Command, Key, Outcome, SessionTerms};
+use zraft::protocol::{CommandError, CommandReply, SessionEnd, SessionRefusal};
 use zraft::raft::{Entry, Payload};
 use zraft::settings::Settings;
 use zraft::types::{Index, SessionId};
@@ -15,7 +15,7 @@ struct Session {
     id: SessionId,
     terms: SessionTerms,
     /// What commands 1, 2, 3 and so on were answered, and the entries that ran them.
-    replies: Vec<(Index, BackendReply)>,
+    replies: Vec<(Index, CommandReply)>,
     acked_up_to: u64,
     has_ended: bool,
 }
@@ -63,13 +63,13 @@ impl Model {
         pairs.into_iter().map(show).collect::<Vec<_>>().join(", ")
     }
 
-    pub fn apply(&mut self, entry: &Entry) -> Applied {
+    /// What comes of an entry, and the keys that it changes.
+    pub fn apply(&mut self, entry: &Entry) -> (Outcome, Vec<Key>) {
         let (outcome, changed) = match &entry.payload {
             Payload::Data(data) => self.obey(entry.index, Command::decode(data).expect("a command")),
             _ => (Outcome::Nothing, vec![]),
         };
-        let changed = changed.into_iter().map(Key::from).collect();
-        Applied { position: entry.position(), outcome, changed }
+        (outcome, changed.into_iter().map(Key::from).collect())
     }
 
     fn obey(&mut self, index: Index, command: Command) -> (Outcome, Vec<String>) {
@@ -119,7 +119,7 @@ impl Model {
     }
 
     /// The answer to a command that has run, nothing for one that is to run, or why it is not to run.
-    fn judge(&mut self, id: SessionId, seq: u64) -> Result<Option<(Index, BackendReply)>, SessionRefusal> {
+    fn judge(&mut self, id: SessionId, seq: u64) -> Result<Option<(Index, CommandReply)>, SessionRefusal> {
         let max_unacknowledged = self.settings.max_unacknowledged;
         let session = self.find(id).ok_or(SessionRefusal::Expired)?;
         let have_run = session.replies.len() as u64;
@@ -148,7 +148,7 @@ impl Model {
     }
 
     /// The backend of `keys.rs`, again.
-    fn run(&mut self, owner: Option<SessionId>, data: &[u8]) -> (BackendReply, Vec<String>) {
+    fn run(&mut self, owner: Option<SessionId>, data: &[u8]) -> (CommandReply, Vec<String>) {
         let text = String::from_utf8(data.to_vec()).expect("commands are text");
         let mut words = text.split(' ').map(str::to_owned);
         let (verb, key) = (words.next().expect("a verb"), words.next().expect("a key"));
@@ -161,7 +161,7 @@ impl Model {
                 (Some(sum.clone()), sum)
             }
             ("take", Some(before)) => (None, before),
-            ("take", None) => return (Err(format!("there is no {key}")), vec![]),
+            ("take", None) => return (Err(CommandError::Refused(format!("there is no {key}"))), vec![]),
             (other, _) => panic!("no verb {other}"),
         };
         if let Some(value) = value {

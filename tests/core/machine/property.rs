@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
-use zraft::machine::{Applied, Command, HashChain, Moment, Outcome, SessionTerms};
+use zraft::machine::{Command, HashChain, Key, Moment, Outcome, SessionTerms};
 use zraft::protocol::{SessionEnd, SessionRefusal, SessionSecret};
 use zraft::raft::{Entry, Payload};
 use zraft::settings::Settings;
@@ -156,7 +156,7 @@ fn text(verb: Verb, key: u8, tag: &str) -> Bytes {
 }
 
 /// A history's entries, and what the model says of each.
-fn told(history: &History) -> Vec<(Entry, Applied)> {
+fn told(history: &History) -> Vec<(Entry, (Outcome, Vec<Key>))> {
     let mut builder = Builder { model: Model::new(history.settings), term: Term(1) };
     let tell = |(index, step)| {
         let entry = builder.entry(Index(index), step);
@@ -174,7 +174,8 @@ fn one_at_a_time(history: &History) -> (Vec<(HashChain, Snapshot)>, Vec<Call>) {
     let (mut states, mut calls) = (Vec::new(), Vec::new());
     for (entry, expected) in told(history) {
         model.apply(&entry);
-        assert_eq!(replica.apply(std::slice::from_ref(&entry)), [expected], "entry {}", entry.index);
+        let applied = replica.apply(std::slice::from_ref(&entry)).remove(0);
+        assert_eq!((applied.outcome, applied.changed), expected, "entry {}", entry.index);
         let new_calls = replica.take_calls();
         let at = Moment { index: entry.index.0, time_ms: entry.time_ms };
         assert!(new_calls.iter().all(|call| call.is_at(at)), "calls at {}: {new_calls:?}", entry.index);
@@ -217,7 +218,9 @@ fn check_cut(history: &History, cuts: &Cuts, states: &[(HashChain, Snapshot)], c
     let mut applied = 0usize;
     for (count, is_restored) in cuts.iter().cycle() {
         let upto = applied.saturating_add(*count).min(entries.len());
-        assert_eq!(replica.apply(&entries[applied..upto]), expected[applied..upto]);
+        let outcomes = replica.apply(&entries[applied..upto]).into_iter();
+        let outcomes: Vec<_> = outcomes.map(|applied| (applied.outcome, applied.changed)).collect();
+        assert_eq!(outcomes, expected[applied..upto]);
         applied = upto;
         let (chain, snapshot) = &states[applied - 1];
         assert_eq!(replica.machine.chain(), *chain, "chain at {applied}");
@@ -268,7 +271,7 @@ fn random_histories_meet_every_outcome() {
     for _ in 0..200 {
         let history = history().new_tree(&mut runner).expect("a history").current();
         let mut answered = BTreeSet::new();
-        for (_, Applied { outcome, changed, .. }) in told(&history) {
+        for (_, (outcome, changed)) in told(&history) {
             met.iter_mut().filter(|(.., is)| is(&outcome)).for_each(|(_, count, _)| *count += 1);
             match outcome {
                 Outcome::Answered { session, seq, .. } => again += usize::from(!answered.insert((session, seq))),

@@ -1,11 +1,12 @@
 //! A machine with the backend of [`keys`](super::keys), and its snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use zraft::codec;
-use zraft::machine::{Applied, BackendReply, Genesis, HostPart, Machine, SessionTerms, SnapshotHead, StartError};
+use zraft::machine::{Applied, Genesis, HostPart, Machine, Rulings, SessionTerms, SnapshotHead, StartError};
+use zraft::protocol::CommandReply;
 use zraft::raft::{Configuration, Entry, SnapshotMeta};
 use zraft::settings::Settings;
 use zraft::types::{ClusterId, Digest, Index, SessionId};
@@ -19,13 +20,13 @@ pub struct Row {
     pub next: u64,
     pub acked_up_to: u64,
     /// By number: the entry that ran the command, and what the backend said.
-    pub replies: BTreeMap<u64, (Index, BackendReply)>,
+    pub replies: BTreeMap<u64, (Index, CommandReply)>,
 }
 
 pub type Table = BTreeMap<SessionId, Row>;
 
 /// The shape of a snapshot's host part.
-type Host = (Bytes, Settings, String, Table);
+type Host = (Bytes, Settings, String, Table, BTreeSet<SessionId>);
 
 /// A snapshot as it lies in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +39,9 @@ impl Snapshot {
     /// The same with another table of sessions.
     pub fn forged(&self, forge: impl FnOnce(&mut Table)) -> Self {
         let bytes = self.head.host.encode();
-        let (config, settings, version, mut table) = codec::decode::<Host>(&bytes).expect("a host part");
+        let (config, settings, version, mut table, orphaned) = codec::decode::<Host>(&bytes).expect("a host part");
         forge(&mut table);
-        let bytes = codec::encode(&(config, settings, version, table));
+        let bytes = codec::encode(&(config, settings, version, table, orphaned));
         let host = HostPart::decode(&bytes).expect("the shape of a host part");
         Self { head: SnapshotHead { host, ..self.head.clone() }, chunks: self.chunks.clone() }
     }
@@ -60,7 +61,11 @@ impl Replica {
     }
 
     pub fn apply(&mut self, entries: &[Entry]) -> Vec<Applied> {
-        let applied = self.machine.apply(entries).expect("keys do not die");
+        self.apply_ruled(entries, &Rulings::default())
+    }
+
+    pub fn apply_ruled(&mut self, entries: &[Entry], rulings: &Rulings) -> Vec<Applied> {
+        let applied = self.machine.apply(entries, rulings).expect("keys do not die");
         assert_eq!(applied.len(), entries.len(), "an outcome for each entry");
         applied
     }
@@ -75,7 +80,7 @@ impl Replica {
     }
 
     pub fn table(&self) -> Table {
-        let (.., table) = codec::decode::<Host>(&self.head().host.encode()).expect("a host part");
+        let (.., table, _) = codec::decode::<Host>(&self.head().host.encode()).expect("a host part");
         table
     }
 

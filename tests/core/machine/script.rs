@@ -10,6 +10,7 @@
 //! | `close NAME`, `expire NAME` | an entry: ends the session |
 //! | `write WORD...` | an entry: a write without a session |
 //! | `elect` | an entry: a new leader's first |
+//! | `rule skip`, `rule keep` | a verdict on the next entry |
 //! | `batch`, `apply` | entries between these are applied in one call |
 //! | `restart` | goes on from a snapshot |
 //! | `forge NAME [acked=N] [next=N]` | goes on from a snapshot that was made to say this of a session |
@@ -26,8 +27,8 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context, Runner};
-use zraft::machine::{self, Applied, BackendReply, HashChain, Key, Outcome, SessionTerms};
-use zraft::protocol::SessionSecret;
+use zraft::machine::{self, Applied, GuestFault, HashChain, Key, Outcome, Ruling, Rulings, SessionTerms};
+use zraft::protocol::{BackendFault, CommandError, CommandReply, SessionSecret};
 use zraft::raft::{Entry, Payload};
 use zraft::settings::Settings;
 use zraft::types::{Index, SessionId, Term};
@@ -45,6 +46,7 @@ struct Script {
     term: Term,
     /// Entries that wait for `apply`.
     held: Option<Vec<Entry>>,
+    rulings: Rulings,
     names: BTreeMap<String, SessionId>,
     /// All that were asked for, in this script's clusters.
     chains: Vec<HashChain>,
@@ -80,6 +82,15 @@ impl Runner for Script {
             "elect" => {
                 self.term = self.term.next();
                 self.enter(Payload::Noop)?;
+            }
+            "rule" => {
+                let fault = BackendFault { kind: GuestFault::Trap, message: "it died".to_owned() };
+                let ruling = match args.next_pos() {
+                    Some("skip") => Ruling::Skip(fault),
+                    Some("keep") => Ruling::Keep,
+                    _ => return Err("skip or keep?".into()),
+                };
+                self.rulings.rulings.push((self.last.next(), ruling));
             }
             "batch" => self.held = Some(Vec::new()),
             "apply" => {
@@ -124,6 +135,7 @@ impl Script {
             last: Index::ZERO,
             term: Term(1),
             held: None,
+            rulings: Rulings::default(),
             names: BTreeMap::new(),
             chains: Vec::new(),
             output: String::new(),
@@ -185,7 +197,7 @@ impl Script {
     }
 
     fn apply(&mut self, entries: &[Entry]) -> Res {
-        let applied = self.replica.apply(entries);
+        let applied = self.replica.apply_ruled(entries, &self.rulings);
         for call in self.replica.take_calls() {
             let said = self.called(&call);
             writeln!(self.output, "  backend {said}")?;
@@ -194,8 +206,13 @@ impl Script {
             let said = self.said(one);
             writeln!(self.output, "{}: {said}", one.position.index)?;
         }
-        let others: Vec<_> = entries.iter().flat_map(|entry| self.other.apply(std::slice::from_ref(entry))).collect();
-        assert_eq!(applied, others, "both replicas say the same");
+        let alone = |entry| self.other.apply_ruled(std::slice::from_ref(entry), &self.rulings);
+        let others: Vec<_> = entries.iter().flat_map(alone).collect();
+        let said = |applied: &[Applied]| {
+            let what = applied.iter().map(|one| (one.position, one.outcome.clone(), one.changed.clone()));
+            what.collect::<Vec<_>>()
+        };
+        assert_eq!(said(&applied), said(&others), "both replicas say the same");
         if self.is_forged {
             let is_same = self.replica.machine.chain() == self.other.machine.chain();
             let which = if is_same { "the same" } else { "another" };
@@ -234,6 +251,9 @@ impl Script {
             }
             Outcome::Refused(refusal) => format!("not run: {refusal}"),
             Outcome::Ended { session, end } => format!("{} is {end}", self.name(*session)),
+            Outcome::Orphaned { session, end, fault } => {
+                format!("{} is {end}, and leaves what it owns: {fault}", self.name(*session))
+            }
         };
         let keys: Vec<_> = applied.changed.iter().map(|key: &Key| String::from_utf8_lossy(key)).collect();
         if keys.is_empty() { what } else { format!("{what}; changed {}", keys.join(", ")) }
@@ -263,7 +283,7 @@ impl Script {
         }
         for (session, row) in table {
             let show =
-                |(seq, (index, reply)): (&u64, &(Index, BackendReply))| format!("{seq} {} at {index}", replied(reply));
+                |(seq, (index, reply)): (&u64, &(Index, CommandReply))| format!("{seq} {} at {index}", replied(reply));
             let remembered: Vec<_> = row.replies.iter().map(show).collect();
             let remembered = if remembered.is_empty() { "nothing".to_owned() } else { remembered.join("; ") };
             let (name, next, acked) = (self.name(session), row.next, row.acked_up_to);
@@ -284,10 +304,11 @@ impl Script {
     }
 }
 
-fn replied(reply: &BackendReply) -> String {
+fn replied(reply: &CommandReply) -> String {
     match reply {
         Ok(reply) => format!("-> {}", String::from_utf8_lossy(reply)),
-        Err(refusal) => format!("-> refused: {refusal}"),
+        Err(CommandError::Refused(refusal)) => format!("-> refused: {refusal}"),
+        Err(CommandError::Fault(fault)) => format!("-> skipped, {fault}"),
     }
 }
 

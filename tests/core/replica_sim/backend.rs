@@ -1,11 +1,12 @@
-//! A backend in process: numbers under keys. Some numbers belong to sessions and go with them; some are refused.
+//! A backend in process: numbers under keys. Some numbers belong to sessions and go with them; some are refused; and some are
+//! more than the backend can bear. What a number costs depends on the history of the instance.
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use zraft::machine::{
-    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, BackendReply, Fault, Key, Moment, Origin,
-    SnapshotError, StartError,
+    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, BackendReply, Budget, Fault, GuestFault,
+    Key, Moment, Origin, SnapshotError, StartError,
 };
 
 /// Every command carries a number of its own. Multiples of this are refused.
@@ -21,6 +22,10 @@ pub const QUERY_HEAD_BYTES: usize = 16;
 /// Asks for all that sessions own.
 pub const OWNERS: [u8; 1] = [255];
 
+/// What a call may cost.
+const CONFIGURED: u64 = 1_000;
+const RELAXED: u64 = 10 * CONFIGURED;
+
 /// The latest numbers that an answer tells.
 const RECENT: usize = 64;
 
@@ -35,6 +40,9 @@ pub struct KeyState {
 
 #[derive(Default)]
 pub struct Numbers {
+    budget: Budget,
+    /// Grows with what is asked of this instance, and no other has the same.
+    wear: u64,
     items: Vec<Item>,
     keys: [KeyState; ALL_KEYS.len()],
 }
@@ -131,7 +139,35 @@ impl Item {
     }
 }
 
+/// What a number, or the end of a session, costs on an instance with such a history. None if no instance can bear it.
+fn cost(number: u64, wear: u64) -> Option<u64> {
+    let scatter = |word: u64| word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    let share = 80 + scatter(number ^ (wear << 20)) % 41;
+    match scatter(number) % 200 {
+        0..4 => None,
+        // Around what is configured.
+        4..10 => Some(CONFIGURED * share / 100),
+        // Around what is allowed when it is tried again.
+        10..14 => Some(RELAXED * share / 100),
+        _ => Some(0),
+    }
+}
+
 impl Numbers {
+    fn bear(&mut self, number: u64) -> Result<(), Fault> {
+        let budget = match self.budget {
+            Budget::Configured => CONFIGURED,
+            Budget::Relaxed => RELAXED,
+            Budget::Unlimited => u64::MAX,
+        };
+        let (kind, message) = match cost(number, self.wear) {
+            None => (GuestFault::Trap, format!("nobody can bear {number}")),
+            Some(cost) if cost > budget => (GuestFault::OutOfFuel, format!("{number} takes more than {budget}")),
+            Some(_) => return Ok(()),
+        };
+        Err(Fault::Guest { kind, message })
+    }
+
     fn push(&mut self, item: Item) -> BackendReply {
         if is_refused(item.number) {
             return Err(format!("{} is refused after {}", item.number, self.items.len()));
@@ -155,11 +191,11 @@ impl BackendFactory for NumbersFactory {
 
     fn restore(
         &self,
-        _at: Moment,
+        at: Moment,
         _origin: &Origin,
         chunks: &mut dyn FnMut() -> Result<Option<Bytes>, String>,
     ) -> Result<Box<dyn Backend>, StartError> {
-        let mut numbers = Numbers::default();
+        let mut numbers = Numbers { wear: at.index, ..Numbers::default() };
         while let Some(chunk) = chunks().map_err(StartError::Source)? {
             for item in words(&chunk).chunks(2) {
                 numbers.push(Item { number: item[0], owner: item[1] }).map_err(StartError::Refused)?;
@@ -174,19 +210,28 @@ impl Backend for Numbers {
         Ok("numbers 1".to_owned())
     }
 
+    fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
+    }
+
     /// The reply tells what is under the number's key then.
     fn apply(&mut self, commands: &[BackendCommand]) -> Result<Vec<BackendOutcome>, Fault> {
+        self.wear += 1;
         let outcome = |command: &BackendCommand| {
             let item = Item { number: number(&command.data), owner: command.session.unwrap_or_default() };
+            if !is_refused(item.number) {
+                self.bear(item.number)?;
+            }
             let reply = self.push(item);
             let changed = if reply.is_ok() { vec![Key::copy_from_slice(&[item.key()])] } else { vec![] };
-            BackendOutcome { reply, changed }
+            Ok(BackendOutcome { reply, changed })
         };
-        Ok(commands.iter().map(outcome).collect())
+        commands.iter().map(outcome).collect()
     }
 
     /// Where in the log the state stands and when, and what is under each of the keys asked for, which are watched.
     fn query(&mut self, at: Moment, request: &[u8]) -> Result<BackendAnswer, Fault> {
+        self.wear += 1;
         if request == OWNERS {
             let owned = self.items.iter().filter(|item| item.owner != 0);
             let reply = bytes(&owned.flat_map(|item| [item.owner, item.number]).collect::<Vec<_>>());
@@ -200,6 +245,7 @@ impl Backend for Numbers {
     }
 
     fn expire_session(&mut self, _at: Moment, session: u64) -> Result<Vec<Key>, Fault> {
+        self.bear(session)?;
         let mut changed = BTreeSet::new();
         for item in self.items.extract_if(.., |item| item.owner == session) {
             self.keys[usize::from(item.key())].disown(item);

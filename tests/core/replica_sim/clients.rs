@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rand::Rng;
 use rand::seq::IteratorRandom;
 use zraft::machine::{BackendReply, Command};
-use zraft::protocol::RequestError;
+use zraft::protocol::{CommandError, RequestError};
 use zraft::replica::Ticket;
 use zraft::types::{Incarnation, Index, PeerId};
 
@@ -121,12 +121,17 @@ impl Sim {
                 if let (Some(operation), Ok(reply)) = (operation, &reply) {
                     self.history.returned(operation, KeyState::of(&words(reply)));
                 }
-                return self.witness.acknowledged(number, index, &reply);
+                return self.witness.acknowledged(number, index, &reply.map_err(CommandError::Refused));
             }
             (Asked::Read { floor, key, operation }, Ok((index, reply))) => {
                 let reply = reply.expect("numbers refuse no query");
                 operation.into_iter().for_each(|read| self.history.returned(read, KeyState::of(&words(&reply)[2..])));
                 return self.on_read(node, floor, index, key, &reply);
+            }
+            (Asked::Write { number, operation }, Err(RequestError::Skipped { index, fault })) => {
+                self.count("write: skipped by a verdict");
+                operation.into_iter().for_each(|write| self.history.nothing(write));
+                return self.witness.acknowledged(number, index, &Err(CommandError::Fault(fault)));
             }
             (_, Err(error)) => error,
         };

@@ -29,11 +29,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use zraft::machine::Genesis;
-use zraft::raft::{Config, ConfigValues, Envelope, MemStorage, Message, Write};
-use zraft::replica::{LinkId, Now, Replica, Ticket};
+use zraft::machine::{Genesis, Outcome, Ruling};
+use zraft::raft::{Config, ConfigValues, Entry, MemStorage, Message, Payload, Write};
+use zraft::replica::{LinkId, Now, PeerMessage, Replica, Rider, Ticket};
 use zraft::settings::Settings;
-use zraft::types::{ClusterId, Digest, Incarnation, LogPosition};
+use zraft::types::{ClusterId, Digest, Incarnation, Index, LogPosition};
 
 use crate::peer::configuration;
 use clients::{Asked, Waiting};
@@ -65,7 +65,7 @@ const ANSWER_SLACK_MS: u64 = 60 * STEP_MS;
 /// A message on its way, and the snapshot's file that travels with it.
 struct Travelling {
     due: u64,
-    envelope: Envelope,
+    message: PeerMessage,
     file: Option<File>,
 }
 
@@ -226,7 +226,9 @@ impl Sim {
             self.work(id);
         }
         for _ in 0..self.rng.random_range(0..6) {
+            let before = self.nodes[&id].replica.machine().0;
             self.nodes.get_mut(&id).expect("a node").report_one();
+            self.hear_told(id, before);
         }
         self.witness.check_node(&self.nodes[&id]);
         if self.rng.random_bool(0.8) {
@@ -234,24 +236,51 @@ impl Sim {
         }
     }
 
+    /// What a replica tells of entries becomes history.
+    fn hear_told(&mut self, id: Incarnation, before: Index) {
+        let now_ms = self.now_ms();
+        for (entry, ruling, applied) in self.nodes.get_mut(&id).expect("a node").told_since(before) {
+            if entry.index > self.witness.last() {
+                self.count_verdict(&entry, &applied.outcome);
+            }
+            self.witness.applied(&entry, &applied, ruling.as_ref(), &mut self.promises, now_ms);
+        }
+    }
+
+    fn count_verdict(&mut self, entry: &Entry, outcome: &Outcome) {
+        if matches!(outcome, Outcome::Orphaned { .. }) {
+            self.count("session: orphaned");
+        }
+        let Payload::Verdict(verdict) = &entry.payload else { return };
+        let is_of_its_term = self.witness.term(verdict.on) == entry.term;
+        self.count(match Ruling::decode(&verdict.ruling).expect("a ruling") {
+            Ruling::Skip(_) if is_of_its_term => "verdict: skip",
+            Ruling::Skip(_) => "verdict: skip by a majority",
+            Ruling::Keep => "verdict: keep",
+        });
+    }
+
     fn work(&mut self, id: Incarnation) {
         let snapshots_fail = !self.is_healed && self.rng.random_bool(0.2);
         match self.nodes.get_mut(&id).expect("a node").work_one(snapshots_fail) {
             None => {}
-            Some(Done::Applied(entries, applied)) => {
-                if entries.len() > 1 {
+            Some(Done::Applied(count, has_died)) => {
+                if count > 1 {
                     self.count("several entries in one job");
                 }
-                let chain = self.nodes[&id].machine.chain();
-                let now_ms = self.now_ms();
-                self.witness.applied(&entries, &applied, chain, &mut self.promises, now_ms);
+                if has_died {
+                    self.count("backend: died");
+                }
             }
+            Some(Done::Rewound) => self.count("backend: rewound"),
+            Some(Done::Declined) => self.count("read: asked anew after a death"),
             Some(Done::Answered(1)) => {}
             Some(Done::Answered(_)) => self.count("several queries in one job"),
             Some(Done::Restored(meta)) => {
                 self.count("restore");
-                self.witness.check_machine(&self.nodes[&id].machine);
-                assert_eq!(self.nodes[&id].machine.applied(), meta.position);
+                let machine = self.nodes.get_mut(&id).expect("a node").runner.machine().expect("just restored");
+                assert_eq!(machine.applied(), meta.position);
+                self.witness.check_restored(machine);
             }
             Some(Done::SnapshotTaken) => self.count("snapshot taken"),
             Some(Done::SnapshotFailed) => self.count("snapshot failed"),
@@ -262,15 +291,21 @@ impl Sim {
     fn settle(&mut self, id: Incarnation) {
         let clocks = self.clocks(id);
         let node = self.nodes.get_mut(&id).expect("a node");
+        let before = node.replica.machine().0;
         let effects = node.effects(clocks);
+        assert_eq!(effects.stop, None, "{id} can do no more");
+        self.hear_told(id, before);
         let mut unsent = Vec::new();
-        for envelope in effects.messages {
-            self.post(envelope, None);
+        for message in effects.messages {
+            if let Some(Rider::Report(report)) = message.rider {
+                self.count(if report.passed { "trial: passed" } else { "trial: failed" });
+            }
+            self.post(message, None);
         }
         for envelope in effects.snapshots {
             let Message::Snapshot { meta } = &envelope.message else { panic!("not a snapshot") };
             match self.nodes[&id].files.get(&meta.position).cloned() {
-                Some(file) => self.post(envelope, Some(file)),
+                Some(file) => self.post(PeerMessage { envelope, rider: None }, Some(file)),
                 None => unsent.push(envelope.to),
             }
         }
@@ -285,28 +320,29 @@ impl Sim {
 
     // The network.
 
-    fn post(&mut self, envelope: Envelope, file: Option<File>) {
+    fn post(&mut self, message: PeerMessage, file: Option<File>) {
         // A healed network loses no leader by being slow: an election timeout is ten steps at least.
         let latest = if self.is_healed { 3 } else { 30 };
         let due = self.now + if self.rng.random_bool(0.2) { self.rng.random_range(0..latest) } else { 1 };
         if self.rng.random_bool(0.03) {
             self.count("duplicate");
             let due = self.now + self.rng.random_range(0..60);
-            self.network.push(Travelling { due, envelope: envelope.clone(), file: file.clone() });
+            self.network.push(Travelling { due, message: message.clone(), file: file.clone() });
         }
-        self.network.push(Travelling { due, envelope, file });
+        self.network.push(Travelling { due, message, file });
     }
 
     /// Whatever is due on one step comes in any order.
     fn deliver(&mut self) {
         let now = self.now;
         let paused = &self.paused;
-        let is_due =
-            |travelling: &mut Travelling| travelling.due <= now && !paused.contains_key(&travelling.envelope.to);
+        let is_due = |travelling: &mut Travelling| {
+            travelling.due <= now && !paused.contains_key(&travelling.message.envelope.to)
+        };
         let mut due: Vec<_> = self.network.extract_if(.., is_due).collect();
         while !due.is_empty() {
-            let Travelling { envelope, file, .. } = due.swap_remove(self.rng.random_range(0..due.len()));
-            let (from, to) = (envelope.from, envelope.to);
+            let Travelling { message, file, .. } = due.swap_remove(self.rng.random_range(0..due.len()));
+            let (from, to) = (message.envelope.from, message.envelope.to);
             let is_lost =
                 self.rng.random_bool(self.loss) || self.blocked.contains(&(from, to)) || self.down.contains(&to);
             if file.is_some() {
@@ -321,10 +357,10 @@ impl Sim {
             }
             let clocks = self.clocks(to);
             let node = self.nodes.get_mut(&to).expect("a node");
-            if let (Some(file), Message::Snapshot { meta }) = (file, &envelope.message) {
+            if let (Some(file), Message::Snapshot { meta }) = (file, &message.envelope.message) {
                 node.files.insert(meta.position, file);
             }
-            node.replica.step(envelope, clocks);
+            node.replica.step(message, clocks);
             if self.rng.random_bool(0.3) {
                 self.settle(to);
             }
@@ -341,7 +377,8 @@ impl Sim {
         let [leader] = leaders[..] else { panic!("a healed cluster has one leader, not {leaders:?}") };
         let answered = |sim: &Self| {
             let count = |what| sim.counts.get(what).copied().unwrap_or_default();
-            (count("write: answered") + count("write: refused"), count("read: answered"))
+            let writes = ["write: answered", "write: refused", "write: skipped by a verdict"].map(count);
+            (writes.iter().sum::<u64>(), count("read: answered"))
         };
         let (writes, reads) = answered(self);
         // Enough for a new snapshot everywhere, also where the last one failed.
@@ -357,7 +394,7 @@ impl Sim {
         self.check_sessions();
         let expected = (writes + 2 * max_log_count, reads + nodes.len() as u64);
         assert_eq!(answered(self), expected, "a healed cluster serves");
-        self.witness.check_end(self.nodes.values());
+        self.witness.check_end(self.nodes.values(), &self.promises);
         for node in self.nodes.values() {
             let status = node.replica.raft().status();
             assert!(status.applied.0 - status.snapshot.index.0 < max_log_count, "a snapshot is overdue: {status:?}");

@@ -2,10 +2,13 @@
 //! reports that take their time.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 
 use bytes::Bytes;
-use zraft::machine::{Applied, Genesis, HashChain, HostPart, Machine, SessionTerms, SnapshotHead};
-use zraft::raft::{Config, Entry, LogRead, MemStorage, SnapshotMeta, Write, WriteToken};
+use zraft::machine::{
+    Applied, Died, Genesis, HashChain, HostPart, Machine, Past, Ran, Ruling, Run, Runner, SessionTerms, SnapshotHead,
+};
+use zraft::raft::{Config, Entry, LogRead, LogReadPurpose, MemStorage, SnapshotMeta, Write, WriteToken};
 use zraft::replica::{Effects, Job, Now, Query, QueryAnswer, Replica};
 use zraft::types::{Incarnation, Index, LogPosition, SessionId};
 
@@ -13,6 +16,7 @@ use super::STEP_MS;
 use super::backend::NumbersFactory;
 
 /// What all nodes have in common.
+#[derive(Clone)]
 pub struct Plan {
     pub config: Config,
     pub genesis: Genesis,
@@ -28,9 +32,11 @@ pub struct File {
 /// What the replica has not been told yet. Reports come in order.
 enum Report {
     Persisted(WriteToken, Option<LogPosition>),
-    Applied(Vec<Applied>, HashChain),
+    Applied(Vec<Applied>),
+    Died(Died),
     Restored(SnapshotMeta, HashChain, Vec<(SessionId, SessionTerms)>),
     Answered(Vec<QueryAnswer>),
+    Declined(Vec<Query>),
     SnapshotTaken(SnapshotMeta),
     SnapshotFailed,
 }
@@ -38,8 +44,11 @@ enum Report {
 /// What a job has done, for those who watch.
 pub enum Done {
     Restored(SnapshotMeta),
-    Applied(Vec<Entry>, Vec<Applied>),
+    /// How many entries were applied, and whether the backend has died of the next.
+    Applied(usize, bool),
+    Rewound,
     Answered(usize),
+    Declined,
     SnapshotTaken,
     SnapshotFailed,
 }
@@ -47,7 +56,12 @@ pub enum Done {
 pub struct Node {
     pub id: Incarnation,
     pub replica: Replica,
-    pub machine: Machine,
+    pub runner: Runner,
+    plan: Plan,
+    /// The latest snapshot that the machine was made from, or has made.
+    snapshot: Option<SnapshotMeta>,
+    /// What the machine has applied, and the replica has not been heard to tell.
+    untold: BTreeMap<Index, (Entry, Option<Ruling>, Applied)>,
     /// What survives a crash, together with `files`.
     pub disk: MemStorage,
     pub files: BTreeMap<LogPosition, File>,
@@ -78,11 +92,14 @@ impl Node {
             Some(meta) => files.get(&meta.position).expect("the snapshot of a peer is a durable file").open(),
             None => Machine::start(plan.genesis.clone(), &NumbersFactory).expect("numbers start"),
         };
-        let start = snapshot.map(|meta| Report::Restored(meta, machine.chain(), machine.sessions()));
+        let start = snapshot.clone().map(|meta| Report::Restored(meta, machine.chain(), machine.sessions()));
         Self {
             id,
             replica: Replica::new(id, plan.config.clone(), plan.genesis.settings, restored, STEP_MS, seed),
-            machine,
+            runner: Runner::new(machine),
+            plan: plan.clone(),
+            snapshot,
+            untold: BTreeMap::new(),
             disk,
             files,
             writes: VecDeque::new(),
@@ -122,36 +139,82 @@ impl Node {
         true
     }
 
+    /// The last entry that the machine has applied.
+    pub fn applied(&self) -> Index {
+        self.runner.applied()
+    }
+
+    /// The sessions whose ephemeral data was left behind.
+    pub fn orphaned(&self) -> usize {
+        self.runner.machine().map_or(0, Machine::orphaned)
+    }
+
     /// Lets the machine do its oldest job.
     pub fn work_one(&mut self, snapshots_fail: bool) -> Option<Done> {
         let (report, done) = match self.jobs.pop_front()? {
             Job::Restore(meta) => {
-                self.machine = self.files.get(&meta.position).expect("a snapshot to restore is there").open();
-                let report = Report::Restored(meta.clone(), self.machine.chain(), self.machine.sessions());
+                let machine = self.files.get(&meta.position).expect("a snapshot to restore is there").open();
+                let report = Report::Restored(meta.clone(), machine.chain(), machine.sessions());
+                self.runner = Runner::new(machine);
+                self.snapshot = Some(meta.clone());
                 (report, Done::Restored(meta))
             }
-            Job::Apply(entries) => {
-                let applied = self.machine.apply(&entries).expect("numbers do not die");
-                (Report::Applied(applied.clone(), self.machine.chain()), Done::Applied(entries, applied))
+            Job::Apply(run) => return Some(self.apply(&run)),
+            Job::Rewind(to, chain) => {
+                let mut past =
+                    NodePast { plan: &self.plan, disk: &self.disk, files: &self.files, from: &self.snapshot };
+                self.runner.rewind((to, chain), &mut past).expect("the past is there");
+                return Some(Done::Rewound);
             }
-            Job::Query(queries) => {
+            Job::Query(at, queries) if self.runner.applied() < at || self.runner.machine().is_none() => {
+                (Report::Declined(queries), Done::Declined)
+            }
+            Job::Query(at, queries) => {
+                assert_eq!(self.runner.applied(), at, "nothing is read that may not be told");
                 let answers: Vec<_> = queries.into_iter().map(|query| self.answer(&query)).collect();
                 let count = answers.len();
                 (Report::Answered(answers), Done::Answered(count))
             }
-            Job::Snapshot(_) if snapshots_fail => (Report::SnapshotFailed, Done::SnapshotFailed),
-            Job::Snapshot(meta) => {
-                self.files.insert(meta.position, File::write(&meta, &mut self.machine));
-                (Report::SnapshotTaken(meta), Done::SnapshotTaken)
-            }
+            Job::Snapshot(meta) => match self.runner.machine_mut() {
+                Some(machine) if !snapshots_fail && machine.applied() == meta.position => {
+                    self.files.insert(meta.position, File::write(&meta, machine));
+                    self.runner.snapshot_taken(meta.position.index);
+                    self.snapshot = Some(meta.clone());
+                    (Report::SnapshotTaken(meta), Done::SnapshotTaken)
+                }
+                _ => (Report::SnapshotFailed, Done::SnapshotFailed),
+            },
         };
         self.reports.push_back(report);
         Some(done)
     }
 
+    fn apply(&mut self, run: &Run) -> Done {
+        let mut past = NodePast { plan: &self.plan, disk: &self.disk, files: &self.files, from: &self.snapshot };
+        let Ran { applied, died } = self.runner.apply(run, &mut past).expect("what was applied can be applied again");
+        for (entry, applied) in run.entries.iter().zip(&applied) {
+            let ruling = run.rulings.on(entry.index).cloned();
+            self.untold.insert(entry.index, (entry.clone(), ruling, applied.clone()));
+        }
+        let done = Done::Applied(applied.len(), died.is_some());
+        self.reports.extend(
+            Some(Report::Applied(applied)).filter(|report| !matches!(report, Report::Applied(none) if none.is_empty())),
+        );
+        self.reports.extend(died.map(Report::Died));
+        done
+    }
+
+    /// What the replica has told since it was at `before`.
+    pub fn told_since(&mut self, before: Index) -> Vec<(Entry, Option<Ruling>, Applied)> {
+        let later = self.untold.split_off(&self.replica.machine().0.next());
+        let told = std::mem::replace(&mut self.untold, later);
+        told.into_values().filter(|(entry, ..)| entry.index > before).collect()
+    }
+
     fn answer(&mut self, query: &Query) -> QueryAnswer {
-        let index = self.machine.applied().index;
-        let result = Ok(self.machine.query(&query.request).expect("numbers do not die"));
+        let machine = self.runner.machine_mut().expect("it is alive");
+        let index = machine.applied().index;
+        let result = Ok(machine.query(&query.request).expect("numbers die of no query"));
         QueryAnswer { asker: query.asker, index, result }
     }
 
@@ -170,15 +233,43 @@ impl Node {
                     self.files.retain(|at, _| at.index >= position.index);
                 }
             }
-            Report::Applied(applied, chain) => self.replica.applied(applied, chain),
+            Report::Applied(applied) => self.replica.applied(applied),
+            Report::Died(died) => self.replica.died(died),
+            Report::Declined(queries) => self.replica.declined(queries),
             Report::Restored(meta, chain, sessions) => {
                 self.knows_changes_after = meta.position.index;
                 self.replica.restored(&meta, chain, sessions);
+                // Nobody tells what a snapshot has taken the place of.
+                self.untold = self.untold.split_off(&meta.position.index.next());
             }
             Report::Answered(answers) => self.replica.answered(answers),
             Report::SnapshotTaken(meta) => self.replica.snapshot_taken(meta),
             Report::SnapshotFailed => self.replica.snapshot_failed(),
         }
+    }
+}
+
+/// What a node's machine is made from again.
+struct NodePast<'a> {
+    plan: &'a Plan,
+    disk: &'a MemStorage,
+    files: &'a BTreeMap<LogPosition, File>,
+    from: &'a Option<SnapshotMeta>,
+}
+
+impl Past for NodePast<'_> {
+    type Error = Infallible;
+
+    fn begin(&mut self) -> Result<Machine, Infallible> {
+        Ok(match self.from {
+            Some(meta) => self.files.get(&meta.position).expect("the latest snapshot is kept").open(),
+            None => Machine::start(self.plan.genesis.clone(), &NumbersFactory).expect("numbers start"),
+        })
+    }
+
+    fn entries(&mut self, from: Index, to: Index) -> Result<Option<Vec<Entry>>, Infallible> {
+        let read = LogRead { purpose: LogReadPurpose::Apply, from, to, max_bytes: 200 };
+        Ok(Some(self.disk.read(&read)).filter(|entries| !entries.is_empty()))
     }
 }
 

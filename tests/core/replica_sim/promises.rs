@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use zraft::machine::{BackendReply, Command, Key, Outcome, SessionTerms};
-use zraft::protocol::{SessionEnd, SessionRefusal};
+use zraft::machine::{Command, Key, Outcome, SessionTerms};
+use zraft::protocol::{CommandReply, SessionEnd, SessionRefusal};
 use zraft::settings::Settings;
 use zraft::types::{Index, SessionId};
 
@@ -16,12 +16,14 @@ pub struct SessionPromises {
     open: BTreeMap<SessionId, Open>,
     ended: BTreeMap<SessionId, Ended>,
     /// What every command that has run was answered.
-    runs: BTreeMap<(SessionId, u64), (Index, BackendReply)>,
+    runs: BTreeMap<(SessionId, u64), (Index, CommandReply)>,
     /// Until when each session must live: a client has sent a sign of life, was told that it was heard, and counts from
     /// the sending.
     alive_until_ms: BTreeMap<SessionId, u64>,
     /// What sessions own.
     owned: BTreeMap<SessionId, BTreeSet<u64>>,
+    /// Sessions whose end the backend has not survived.
+    orphaned: BTreeSet<SessionId>,
     /// Where each key has changed.
     changes: BTreeMap<Key, Vec<Index>>,
 }
@@ -49,6 +51,7 @@ impl SessionPromises {
             runs: BTreeMap::new(),
             alive_until_ms: BTreeMap::new(),
             owned: BTreeMap::new(),
+            orphaned: BTreeSet::new(),
             changes: BTreeMap::new(),
         }
     }
@@ -138,13 +141,21 @@ impl SessionPromises {
             assert_eq!(*outcome, Outcome::Refused(SessionRefusal::Expired));
             return;
         };
-        assert_eq!(*outcome, Outcome::Ended { session, end });
-        self.owned.remove(&session);
+        match outcome {
+            Outcome::Orphaned { session: of, end: as_, .. } => {
+                assert_eq!((*of, *as_), (session, end));
+                self.orphaned.insert(session);
+            }
+            outcome => {
+                assert_eq!(*outcome, Outcome::Ended { session, end });
+                self.owned.remove(&session);
+            }
+        }
         self.ended.insert(session, Ended { index, end, at_ms: now_ms, timeout_ms });
         self.check_lifetime(session);
     }
 
-    /// What sessions own is there while they are open, and no longer. `answer` is what the backend has.
+    /// What sessions own is there while they are open, and no longer, unless it is orphaned. `answer` is what the backend has.
     pub fn check_owned(&self, answer: &Bytes) {
         let there: BTreeSet<_> = words(answer).chunks(2).map(|pair| (SessionId(pair[0]), pair[1])).collect();
         let numbers = |(session, numbers): (&SessionId, &BTreeSet<u64>)| {
@@ -176,6 +187,10 @@ impl SessionPromises {
         }
     }
 
+    pub fn orphaned(&self) -> usize {
+        self.orphaned.len()
+    }
+
     pub fn has_ended(&self, session: SessionId) -> bool {
         self.ended.contains_key(&session)
     }
@@ -187,7 +202,7 @@ impl SessionPromises {
     }
 
     /// A client has a reply.
-    pub fn answered(&self, session: SessionId, seq: u64, index: Index, reply: &BackendReply) {
+    pub fn answered(&self, session: SessionId, seq: u64, index: Index, reply: &CommandReply) {
         let run = self.runs.get(&(session, seq));
         assert_eq!(run, Some(&(index, reply.clone())), "command {seq} of session {session} was not answered so");
     }

@@ -1,7 +1,9 @@
 //! What clients with sessions are told, against the history.
 
-use zraft::machine::{BackendReply, Key};
-use zraft::protocol::{RequestError, SessionEnd, SessionEvent, SessionRefusal, TriggerId, TriggerReason};
+use zraft::machine::Key;
+use zraft::protocol::{
+    CommandError, CommandReply, RequestError, SessionEnd, SessionEvent, SessionRefusal, TriggerId, TriggerReason,
+};
 use zraft::replica::LinkId;
 use zraft::types::Index;
 
@@ -87,7 +89,7 @@ impl Sim {
         self.witness.know(index);
     }
 
-    fn on_written(&mut self, number: usize, seq: u64, result: Result<(Index, BackendReply), SessionRefusal>) {
+    fn on_written(&mut self, number: usize, seq: u64, result: Result<(Index, CommandReply), SessionRefusal>) {
         let client = &mut self.sessions[number];
         let stream = client.stream.as_mut().expect("a stream");
         assert_eq!(stream.in_flight.pop_front(), Some(seq), "commands are answered in the order they were sent");
@@ -116,7 +118,7 @@ impl Sim {
         }
     }
 
-    fn on_reply(&mut self, number: usize, seq: u64, index: Index, reply: BackendReply) {
+    fn on_reply(&mut self, number: usize, seq: u64, index: Index, reply: CommandReply) {
         self.check_fired(number, index);
         let client = &mut self.sessions[number];
         let stream = client.stream.as_mut().expect("a stream");
@@ -128,8 +130,13 @@ impl Sim {
         stream.written = index;
         let is_own = seq >= stream.first_own_seq;
         self.witness.session_acknowledged(pending.number, index);
-        if let (Some(operation), Ok(reply)) = (pending.operation, &reply) {
-            self.history.returned(operation, KeyState::of(&words(reply)));
+        match (pending.operation, &reply) {
+            (Some(operation), Ok(reply)) => self.history.returned(operation, KeyState::of(&words(reply))),
+            (Some(operation), Err(_)) => self.history.nothing(operation),
+            (None, _) => {}
+        }
+        if matches!(&reply, Err(CommandError::Fault(_))) {
+            *self.counts.entry("session: skipped by a verdict").or_default() += 1;
         }
         client.answered.insert(seq, (index, reply));
         self.count("session: answered");

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::Rng;
 use rand::seq::IteratorRandom;
-use zraft::machine::{BackendReply, Key};
-use zraft::protocol::{MIN_SESSION_TIMEOUT_MS, SessionRequest, SessionSecret, SessionStart, TriggerId};
+use zraft::machine::Key;
+use zraft::protocol::{CommandReply, MIN_SESSION_TIMEOUT_MS, SessionRequest, SessionSecret, SessionStart, TriggerId};
 use zraft::replica::LinkId;
 use zraft::types::{Incarnation, Index, SessionId};
 
@@ -35,7 +35,7 @@ pub struct SessionClient {
     pub said_acked: u64,
     /// Commands that were not answered.
     pub pending: BTreeMap<u64, Pending>,
-    pub answered: BTreeMap<u64, (Index, BackendReply)>,
+    pub answered: BTreeMap<u64, (Index, CommandReply)>,
     pub questions: BTreeMap<TriggerId, Question>,
     pub triggers: BTreeMap<TriggerId, Trigger>,
     pub last_name: u64,

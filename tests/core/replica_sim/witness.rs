@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use zraft::machine::{Applied, BackendReply, Command, Genesis, HashChain, Key, Machine, Outcome};
+use zraft::machine::{Applied, Budget, Command, Genesis, HashChain, Key, Machine, Outcome, Ruling, Rulings};
+use zraft::protocol::CommandReply;
 use zraft::raft::{Entry, Payload};
-use zraft::types::Index;
+use zraft::types::{Index, Term};
 
 use super::backend::{KeyState, NumbersFactory, OWNERS, QUERY_HEAD_BYTES, command, number};
 use super::node::Node;
@@ -76,35 +77,39 @@ impl Witness {
         self.records.get(place).unwrap_or_else(|| panic!("nobody has applied entry {index}"))
     }
 
+    /// The term of an entry.
+    pub fn term(&self, index: Index) -> Term {
+        self.record(index).entry.term
+    }
+
     fn chain_at(&self, index: Index) -> HashChain {
         if index == Index::ZERO { HashChain::default() } else { self.record(index).chain }
     }
 
-    /// A replica has applied entries; its chain is now `chain`.
+    /// A replica says what came of an entry, as it was ruled.
     pub fn applied(
         &mut self,
-        entries: &[Entry],
-        applied: &[Applied],
-        chain: HashChain,
+        entry: &Entry,
+        told: &Applied,
+        ruling: Option<&Ruling>,
         promises: &mut SessionPromises,
         now_ms: u64,
     ) {
-        assert_eq!(entries.len(), applied.len());
-        for (entry, applied) in entries.iter().zip(applied) {
-            if entry.index > self.last() {
-                self.learn(entry, promises, now_ms);
-            }
-            let record = self.record(entry.index);
-            assert_eq!(record.entry, *entry, "replicas apply the same entries");
-            assert_eq!(record.outcome, applied.outcome, "replicas answer the same at {}", entry.index);
-            assert_eq!(record.changed, applied.changed, "replicas change the same at {}", entry.index);
+        if entry.index > self.last() {
+            self.learn(entry, ruling, promises, now_ms);
         }
-        let last = entries.last().expect("no job is empty").index;
-        assert_eq!(self.record(last).chain, chain, "hash chains are equal at {last}");
+        let record = self.record(entry.index);
+        assert_eq!(record.entry, *entry, "replicas apply the same entries");
+        assert_eq!(record.outcome, told.outcome, "replicas answer the same at {}", entry.index);
+        assert_eq!(record.changed, told.changed, "replicas change the same at {}", entry.index);
+        assert_eq!(record.chain, told.chain, "hash chains are equal at {}", entry.index);
     }
 
-    fn learn(&mut self, entry: &Entry, promises: &mut SessionPromises, now_ms: u64) {
-        let applied = self.machine.apply(std::slice::from_ref(entry)).expect("numbers do not die").remove(0);
+    fn learn(&mut self, entry: &Entry, ruling: Option<&Ruling>, promises: &mut SessionPromises, now_ms: u64) {
+        let rulings = ruling.map(|ruling| (entry.index, ruling.clone())).into_iter().collect();
+        let rulings = Rulings { budget: Budget::Unlimited, rulings };
+        let applied =
+            self.machine.apply(std::slice::from_ref(entry), &rulings).expect("it was applied before").remove(0);
         let mut query = |request: &[u8]| {
             let answer = self.machine.query(request).expect("numbers do not die");
             answer.reply.expect("numbers refuse no query")
@@ -121,8 +126,7 @@ impl Witness {
                 self.place(number(data), entry.index);
             }
         }
-        let Applied { outcome, changed, .. } = applied;
-        let chain = self.machine.chain();
+        let Applied { outcome, changed, chain, .. } = applied;
         self.records.push(Record { entry: entry.clone(), outcome, chain, changed });
     }
 
@@ -133,7 +137,7 @@ impl Witness {
     }
 
     /// A client was told where its write stands and what the backend said.
-    pub fn acknowledged(&mut self, number: u64, index: Index, reply: &BackendReply) {
+    pub fn acknowledged(&mut self, number: u64, index: Index, reply: &CommandReply) {
         assert_eq!(self.placed.get(&number), Some(&index), "write {number} is acknowledged where it does not stand");
         let outcome = Outcome::Written(reply.clone());
         assert_eq!(self.record(index).outcome, outcome, "write {number} gets the outcome of another");
@@ -190,27 +194,28 @@ impl Witness {
         }
     }
 
-    pub fn check_machine(&self, machine: &Machine) {
+    /// A machine that has come from a snapshot.
+    pub fn check_restored(&self, machine: &Machine) {
         let applied = machine.applied().index;
         assert_eq!(machine.chain(), self.chain_at(applied), "a machine at {applied} has the history of another");
     }
 
-    /// What a node has and what its replica says of it are of the one history.
+    /// What a node's replica says of its machine is of the one history.
     pub fn check_node(&self, node: &Node) {
-        self.check_machine(&node.machine);
         let (applied, chain) = node.replica.machine();
         assert_eq!(chain, self.chain_at(applied), "{} says of {applied} what is not so", node.id);
-        assert!(applied <= node.machine.applied().index, "{} says it has applied what it has not", node.id);
+        assert!(applied <= node.applied(), "{} says it has applied what it has not", node.id);
         let status = node.replica.raft().status();
-        assert!(status.snapshot.index <= node.machine.applied().index || !node.jobs.is_empty(), "{status:?}");
+        assert!(status.snapshot.index <= node.applied() || !node.jobs.is_empty(), "{status:?}");
         assert_eq!(status.refused, 0, "correct peers talk no nonsense");
     }
 
     /// In the end all replicas are equal, and every write is where its client was told.
-    pub fn check_end<'a>(&self, nodes: impl Iterator<Item = &'a Node>) {
+    pub fn check_end<'a>(&self, nodes: impl Iterator<Item = &'a Node>, promises: &SessionPromises) {
         for node in nodes {
-            assert_eq!(node.machine.applied().index, self.last(), "{} is behind", node.id);
+            assert_eq!(node.applied(), self.last(), "{} is behind", node.id);
             assert_eq!(node.replica.machine(), (self.last(), self.machine.chain()), "{} differs", node.id);
+            assert_eq!(node.orphaned(), promises.orphaned(), "{} has other orphans", node.id);
         }
         for number in self.placed.keys() {
             let fates = [self.acknowledged.contains_key(number), self.unknown.contains(number)];

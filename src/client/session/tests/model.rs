@@ -11,7 +11,9 @@ use proptest::prelude::*;
 
 use crate::client::session::state::{Completion, State};
 use crate::client::session::{Ending, Notice, SessionFailure};
-use crate::protocol::{SessionEnd, SessionEvent, SessionRefusal, SessionRequest, TriggerId, TriggerReason};
+use crate::protocol::{
+    CommandReply, SessionEnd, SessionEvent, SessionRefusal, SessionRequest, TriggerId, TriggerReason,
+};
 use crate::types::{Index, SessionId};
 
 const TIMEOUT_MS: u64 = 1000;
@@ -133,12 +135,7 @@ impl Cluster {
         }
     }
 
-    fn run(
-        &mut self,
-        seq: u64,
-        acked_up_to: u64,
-        data: Bytes,
-    ) -> Result<(Index, Result<Bytes, String>), SessionRefusal> {
+    fn run(&mut self, seq: u64, acked_up_to: u64, data: Bytes) -> Result<(Index, CommandReply), SessionRefusal> {
         let next = self.ran.len() as u64 + 1;
         self.acked_up_to = self.acked_up_to.max(acked_up_to.min(next - 1));
         self.replies = self.replies.split_off(&(self.acked_up_to + 1));

@@ -1,0 +1,334 @@
+//! How far the machine may go, and what becomes of entries that a backend dies of: the leader judges, the log carries the
+//! verdict.
+//!
+//! Fuel and memory that a call needs depend on an instance's history, so replicas must not decide each for itself that an
+//! entry cannot be applied.
+//!
+//! - *Judged* is what the leader has applied, once it knows of all verdicts: when an entry of its own term is committed. It
+//!   tells the others ([`Judgement`]), with where the last verdict on those entries stands. A follower applies up to judged,
+//!   once that verdict is committed here as well.
+//! - A leader runs entries with what is configured. If the backend dies of one that this leader has made, nobody else can have
+//!   applied it, and the leader proposes to skip it. Nothing behind it is applied until that is committed.
+//! - An entry of an older term may have been applied by a former leader. If the backend dies of it, the leader tries it with a
+//!   relaxed budget. If that goes well, it proposes to keep it, and tells nobody of the outcome before that is committed. If
+//!   not, it names the entry (`trial`), and the others try it as well and say how it went ([`Report`]). Who has passed takes
+//!   over leadership, and proposes to keep it; where a majority has failed, it is skipped.
+//! - What is judged is applied with the relaxed budget, and what is kept with none. A replica whose backend dies of that can
+//!   do no more, and stops.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::{Applied, Budget, Died, HashChain, Ruling, Rulings, Run};
+use crate::protocol::BackendFault;
+use crate::raft::{Entry, Envelope, Raft, Verdict};
+use crate::replica::{Job, Replica};
+use crate::types::{Incarnation, Index, Term};
+
+/// A message of the core, and what replicas have to say to each other besides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerMessage {
+    /// The core's message.
+    pub envelope: Envelope,
+    /// What rides on it.
+    pub rider: Option<Rider>,
+}
+
+/// What rides on messages between replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rider {
+    /// From the leader.
+    Judgement(Judgement),
+    /// To the leader.
+    Report(Report),
+}
+
+/// How far machines may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// What the leader has applied.
+    pub judged: Index,
+    /// Whose log is committed up to here knows every verdict on the entries up to there.
+    pub verdict: Index,
+    /// The entry after `judged`, if the leader's backend dies of it and the others are to try it.
+    pub trial: Option<Index>,
+}
+
+/// How a trial went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The entry that was tried.
+    pub on: Index,
+    /// Whether it is applied, or could be.
+    pub passed: bool,
+}
+
+/// What one replica knows of judgement.
+#[derive(Default)]
+pub(super) struct Judge {
+    /// The last entry that this replica may apply without leading.
+    judged: Index,
+    /// What the leader of this term said last.
+    told: Option<(Term, Judgement)>,
+    /// The entry that this leader's machine has died of.
+    trouble: Option<Trouble>,
+    /// The entry that the machine was given to try.
+    on_trial: Option<Index>,
+    /// The machine has passed a trial, and is ahead of what is judged.
+    ahead: Option<Ahead>,
+    /// The entry that the machine has failed on trial.
+    failed: Option<(Index, BackendFault)>,
+    /// Why the machine can do no more.
+    stop: Option<String>,
+}
+
+/// An entry that a leader's machine has died of.
+struct Trouble {
+    on: Index,
+    /// The term of office.
+    term: Term,
+    remedy: Remedy,
+}
+
+enum Remedy {
+    /// It is to be skipped.
+    Skip(BackendFault),
+    /// It is to be tried with a relaxed budget.
+    Try,
+    /// The others are to try it. Those that have, and failed; and those that passed.
+    Ask { fault: BackendFault, failed: BTreeSet<Incarnation>, passed: BTreeSet<Incarnation> },
+}
+
+/// What came of a trial that was passed, until it may be told.
+struct Ahead {
+    applied: Applied,
+    /// The hash chain before it.
+    before: HashChain,
+}
+
+impl Judge {
+    pub(super) fn new(snapshot: Index) -> Self {
+        Self { judged: snapshot, ..Self::default() }
+    }
+
+    /// The machine goes on from a snapshot.
+    pub(super) fn install(&mut self, snapshot: Index) {
+        self.judged = self.judged.max(snapshot);
+        (self.trouble, self.on_trial, self.ahead) = (None, None, None);
+    }
+
+    /// Whether the machine may be asked for anything: what it knows may not be told while it is ahead.
+    pub(super) fn is_calm(&self) -> bool {
+        self.on_trial.is_none() && self.ahead.is_none()
+    }
+
+    pub(super) fn take_stop(&mut self) -> Option<String> {
+        self.stop.take()
+    }
+
+    /// Takes note of what the leader says. It takes effect once its verdict is committed here.
+    fn take_effect(&mut self, raft: &Raft) {
+        if let Some((_, told)) = self.told
+            && told.verdict <= raft.commit()
+        {
+            self.judged = self.judged.max(told.judged);
+        }
+    }
+
+    /// The entry that the leader of this term asks to try.
+    fn asked_to_try(&self, raft: &Raft) -> Option<Index> {
+        self.told.filter(|(term, _)| *term == raft.term() && !raft.is_leader())?.1.trial
+    }
+}
+
+impl Replica {
+    /// What rides on the messages that leave now.
+    pub(super) fn rider(&self) -> Option<Rider> {
+        if self.raft.is_leader() {
+            let trouble = self.judge.trouble.as_ref().filter(|trouble| matches!(trouble.remedy, Remedy::Ask { .. }));
+            let (judged, trial) = (self.applied, trouble.map(|trouble| trouble.on));
+            let judgement = || Judgement { judged, verdict: self.raft.last_verdict(judged), trial };
+            return self.raft.knows_all_verdicts().then(|| Rider::Judgement(judgement()));
+        }
+        let on = self.judge.asked_to_try(&self.raft)?;
+        let has_passed = self.applied >= on || self.judge.ahead.as_ref().is_some_and(|ahead| ahead.on() == on);
+        let has_failed = || self.judge.failed.as_ref().is_some_and(|(failed, _)| *failed == on);
+        (has_passed || has_failed()).then_some(Rider::Report(Report { on, passed: has_passed }))
+    }
+
+    /// A rider has come with a message of `term`, which the core has seen.
+    pub(super) fn ride(&mut self, rider: Rider, from: Incarnation, term: Term) {
+        if term != self.raft.term() {
+            return;
+        }
+        match rider {
+            Rider::Judgement(judgement) if self.raft.leader() == Some(from) && !self.raft.is_leader() => {
+                self.judge.told = Some((term, judgement));
+            }
+            Rider::Report(Report { on, passed }) if self.raft.configuration().is_voter(from) => {
+                let trouble = self.judge.trouble.as_mut().filter(|trouble| (trouble.on, trouble.term) == (on, term));
+                if let Some(Remedy::Ask { failed, passed: able, .. }) = trouble.map(|trouble| &mut trouble.remedy) {
+                    if passed { able } else { failed }.insert(from);
+                }
+            }
+            Rider::Judgement(_) | Rider::Report(_) => {}
+        }
+    }
+
+    /// The machine has died of an entry. All before it is reported.
+    pub fn died(&mut self, died: Died) {
+        let Died { on, budget, fault } = died;
+        let was_tried = self.judge.on_trial.take_if(|tried| *tried == on).is_some();
+        let Some(entry) = self.feed.first().filter(|entry| entry.index == on) else { return };
+        tracing::warn!(entry = %on, %fault, ?budget, "the backend died of an entry");
+        let is_own = entry.term == self.raft.term();
+        self.feed.take_back();
+        if self.snapshots.at > self.applied {
+            // The one that was asked for there will not be.
+            self.snapshots.at = self.raft.status().snapshot.index;
+        }
+        if was_tried {
+            self.judge.failed = Some((on, fault.clone()));
+            if let Some(trouble) = self.judge.trouble.as_mut().filter(|trouble| trouble.on == on) {
+                let failed = [self.raft.id()].into();
+                trouble.remedy = Remedy::Ask { fault, failed, passed: BTreeSet::new() };
+            }
+        } else if budget != Budget::Configured {
+            self.judge.stop = Some(format!("its backend died of entry {on}, which others could apply ({fault})"));
+        } else if self.raft.knows_all_verdicts() {
+            let remedy = if is_own { Remedy::Skip(fault) } else { Remedy::Try };
+            self.judge.trouble = Some(Trouble { on, term: self.raft.term(), remedy });
+        }
+    }
+
+    /// Keeps back what came of a trial. Returns what may be told.
+    pub(super) fn keep_back(&mut self, mut applied: Vec<Applied>) -> Vec<Applied> {
+        let is_of = |on: &mut Index| applied.last().is_some_and(|last| last.position.index == *on);
+        let Some(on) = self.judge.on_trial.take_if(is_of) else { return applied };
+        let last = applied.pop().expect("a trial has an outcome");
+        // What a snapshot has taken the place of meanwhile is of no interest.
+        if self.feed.first().is_some_and(|entry| entry.index == on) {
+            tracing::info!(entry = %on, "the backend can apply the entry after all");
+            self.judge.ahead = Some(Ahead { applied: last, before: self.chain });
+        }
+        applied
+    }
+
+    /// Gives the machine what it may do now.
+    pub(super) fn feed_machine(&mut self, wall_ms: u64, jobs: &mut Vec<Job>) {
+        self.judge.take_effect(&self.raft);
+        if !self.resolve_ahead(wall_ms, jobs) || self.judge.on_trial.is_some() {
+            return;
+        }
+        let limit = self.limit(wall_ms, jobs);
+        let entries = self.feed.give(limit);
+        let budget = if self.raft.is_leader() { Budget::Configured } else { Budget::Relaxed };
+        self.run(entries, budget, jobs);
+        if let Some(on) = self.judge.asked_to_try(&self.raft) {
+            let has_failed = self.judge.failed.as_ref().is_some_and(|(failed, _)| *failed == on);
+            if !has_failed {
+                self.try_entry(on, jobs);
+            }
+        }
+    }
+
+    /// Follows the fate of an entry that the machine has passed on trial. Tells whether the machine may go on.
+    fn resolve_ahead(&mut self, wall_ms: u64, jobs: &mut Vec<Job>) -> bool {
+        let Some(ahead) = self.judge.ahead.take() else { return true };
+        let on = ahead.on();
+        let ruling = self.raft.rulings(on..=on).next().map(|(_, ruling)| Ruling::decode(ruling));
+        let is_kept = matches!(ruling, Some(Ok(Ruling::Keep)));
+        if is_kept || (ruling.is_none() && self.judge.judged >= on) {
+            self.tell(vec![ahead.applied]);
+            return true;
+        }
+        if ruling.is_some() {
+            jobs.push(Job::Rewind(on.prev(), ahead.before));
+            return true;
+        }
+        self.rule(on, &Ruling::Keep, wall_ms);
+        self.judge.ahead = Some(ahead);
+        false
+    }
+
+    /// The last entry that the machine may be given, after what can be done about one that it has died of.
+    fn limit(&mut self, wall_ms: u64, jobs: &mut Vec<Job>) -> Index {
+        if !self.raft.knows_all_verdicts() {
+            self.judge.trouble = None;
+            return self.judge.judged;
+        }
+        let commit = self.raft.commit();
+        let is_over = |trouble: &mut Trouble| {
+            let is_ruled = self.raft.rulings(trouble.on..=trouble.on).next().is_some();
+            is_ruled || trouble.term != self.raft.term() || trouble.on <= self.applied
+        };
+        self.judge.trouble.take_if(is_over);
+        let Some(Trouble { on, remedy, .. }) = &mut self.judge.trouble else { return commit };
+        let on = *on;
+        let skip = match remedy {
+            Remedy::Skip(fault) => Some(fault.clone()),
+            Remedy::Try => {
+                self.try_entry(on, jobs);
+                None
+            }
+            Remedy::Ask { fault, failed, passed } => {
+                let has_quorum = self.raft.configuration().has_quorum(|voter| failed.contains(&voter));
+                // Whoever does not take over, and is still there, says again that it has passed.
+                match passed.pop_first() {
+                    Some(able) => {
+                        self.transfer(able);
+                        None
+                    }
+                    None => Some(fault.clone()).filter(|_| has_quorum),
+                }
+            }
+        };
+        if let Some(fault) = skip {
+            self.rule(on, &Ruling::Skip(fault), wall_ms);
+        }
+        on.prev()
+    }
+
+    /// Proposes a ruling, if this replica leads and has not done so.
+    fn rule(&mut self, on: Index, ruling: &Ruling, wall_ms: u64) {
+        if self.raft.knows_all_verdicts() && !self.raft.has_verdict(on) {
+            let verdict = Verdict { on, ruling: ruling.encode() };
+            match self.raft.propose_verdict(verdict, wall_ms) {
+                Ok(_) => tracing::info!(entry = %on, ?ruling, "proposed a verdict"),
+                Err(error) => tracing::debug!(entry = %on, %error, "no verdict for now"),
+            }
+        }
+    }
+
+    /// Has the machine try an entry, once it has applied all before it.
+    fn try_entry(&mut self, on: Index, jobs: &mut Vec<Job>) {
+        if self.feed.is_idle() && self.feed.first().is_some_and(|entry| entry.index == on) {
+            let entries = self.feed.first().cloned().into_iter().collect();
+            self.judge.on_trial = Some(on);
+            self.run(entries, Budget::Relaxed, jobs);
+        }
+    }
+
+    /// Gives the machine entries, with what was ruled about them.
+    fn run(&mut self, entries: Vec<Entry>, budget: Budget, jobs: &mut Vec<Job>) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let of_entries = self.raft.rulings(first.index..=last.index);
+        let decoded = of_entries.map(|(on, ruling)| Ruling::decode(ruling).map(|ruling| (on, ruling)));
+        match decoded.collect() {
+            Ok(rulings) => jobs.push(Job::Apply(Run { entries, rulings: Rulings { budget, rulings } })),
+            Err(error) => {
+                self.judge.stop = Some(format!(
+                    "its log holds a verdict that this version of zraft cannot read ({error}); run the version that the \
+                     other replicas run"
+                ));
+            }
+        }
+    }
+}
+
+impl Ahead {
+    fn on(&self) -> Index {
+        self.applied.position.index
+    }
+}
