@@ -149,6 +149,9 @@ pub enum RequestError {
         /// Why.
         reason: String,
     },
+    /// The peer's state is another than the majority's, and is being replaced.
+    #[error("the peer's state is not the majority's; it is being replaced, and answers nothing meanwhile")]
+    Quarantined,
     /// The backend died of the query.
     #[error("the backend died of this query ({message}); the state is not affected")]
     BackendFault {
@@ -265,6 +268,8 @@ pub struct PeerStatus {
     pub snapshot: Index,
     /// The sessions that are open.
     pub sessions: u64,
+    /// Set while the peer's state is not the majority's and is being replaced: the entry where that was found.
+    pub quarantine: Option<Index>,
     /// Set when the peer has stopped: why.
     pub stopped: Option<String>,
 }

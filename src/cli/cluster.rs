@@ -152,6 +152,11 @@ fn peer_as_text(peer: &PeerStatus) -> String {
         members.join(" "),
         peer.component,
     );
+    if let Some(at) = peer.quarantine {
+        text.push_str(&format!(
+            "\n    IN QUARANTINE: its state differs from the majority's at entry {at}, and is being replaced"
+        ));
+    }
     if let Some(reason) = &peer.stopped {
         text.push_str("\n    STOPPED: ");
         text.push_str(reason);
@@ -180,6 +185,7 @@ fn as_json(status: &NodeStatus) -> Value {
                 "snapshot": peer.snapshot.0,
                 "sessions": peer.sessions,
                 "chain": peer.chain.to_string(),
+                "quarantine": peer.quarantine.map(|index| index.0),
                 "stopped": peer.stopped,
             })
         })

@@ -222,6 +222,10 @@ impl LightSession {
                 let error = CallError::Stopped { node: peer.node().clone(), reason };
                 Ok(Err(self.pass_over(peer, error, attempts)))
             }
+            Ok(Reply::Failed(error @ RequestError::Quarantined)) => {
+                let error = CallError::Stopped { node: peer.node().clone(), reason: error.to_string() };
+                Ok(Err(self.pass_over(peer, error, attempts)))
+            }
             Ok(Reply::Failed(error)) => self.judge_refusal(peer, error, is_write).map(Err),
             Ok(reply) => {
                 self.peers().succeeded(peer, is_write);

@@ -178,6 +178,7 @@ impl HostedPeer {
             chain: chain.0,
             snapshot: raft.snapshot.index,
             sessions: self.replica.session_count() as u64,
+            quarantine: self.replica.quarantine(),
             stopped: self.stopped.clone(),
         }
     }

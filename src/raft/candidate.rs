@@ -18,7 +18,7 @@ impl Raft {
     /// does not depose a healthy leader when it comes back. Who may not run, or whose disk stands still, only gives the
     /// leader up.
     pub(super) fn pre_campaign(&mut self) {
-        if !self.may_run() || self.is_disk_stalled() {
+        if !self.may_run() || self.is_disk_stalled() || self.is_quarantined {
             return self.follow(self.term(), None);
         }
         let mut candidacy = self.candidacy();

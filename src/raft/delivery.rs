@@ -55,6 +55,13 @@ impl Delivery {
         self.fetched.clear();
     }
 
+    /// The machine goes back to a snapshot.
+    pub(super) fn rewind(&mut self, position: Index) {
+        self.install(position);
+        self.applied = self.applied.min(position);
+        self.unapplied = Inflights::default();
+    }
+
     pub(super) fn has_next(&self, log: &Log) -> bool {
         self.reading.is_none() && self.given < log.may_apply() && self.unapplied.bytes() < self.max_bytes
     }

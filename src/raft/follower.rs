@@ -77,11 +77,14 @@ impl Raft {
     /// The snapshot replaces the log only where the log does not already hold what it covers (thesis section 5.3).
     pub(super) fn on_snapshot(&mut self, leader: Incarnation, meta: SnapshotMeta) {
         let position = meta.position;
-        if position.index <= self.log.commit() {
+        if self.replace_state(&meta) {
+            tracing::info!(me = %self.id, %position, "a snapshot replaces the machine's state");
+        } else if position.index <= self.log.commit() {
             tracing::debug!(me = %self.id, %position, "a snapshot that is behind");
         } else if self.log.holds(position) {
             self.log.commit_to(position.index);
         } else {
+            self.is_quarantined = false;
             self.log.install(meta.clone());
             self.delivery.install(position.index);
             self.out.install = Some(meta);

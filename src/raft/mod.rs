@@ -18,7 +18,8 @@
 //! | 6.4 linearizable reads | `read_index`; 6.4.1 by lease: `lease` |
 //! | 10.2 writing in parallel, pipelining, batching | `log`, `cache`, `progress`, `inflights`, [`Raft::ready`] |
 //!
-//! What the thesis does not have: `verdict`, for entries that a machine cannot simply apply.
+//! What the thesis does not have: `verdict`, for entries that a machine cannot simply apply, and `quarantine`, for a peer
+//! whose machine is wrong.
 //!
 //! `node` is the public face; `config` has what can be tuned, `status` what can be seen.
 //!
@@ -44,6 +45,7 @@ mod node;
 mod nonsense;
 mod outbox;
 mod progress;
+mod quarantine;
 mod quorum;
 mod read_index;
 mod ready;

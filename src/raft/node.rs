@@ -74,6 +74,8 @@ pub struct Raft {
     pub(super) leader_silent_ticks: u32,
     reported: SoftState,
     refused: u64,
+    /// The machine is wrong: see `quarantine`.
+    pub(super) is_quarantined: bool,
 }
 
 impl Raft {
@@ -102,6 +104,7 @@ impl Raft {
             leader_silent_ticks: 0,
             reported,
             refused: 0,
+            is_quarantined: false,
         };
         raft.follow(raft.term(), None);
         raft

@@ -107,7 +107,7 @@ impl Raft {
     /// The leader wants this peer to lead: it runs without asking whether it would win (thesis section 9.6 would
     /// have the others refuse).
     pub(super) fn on_timeout_now(&mut self) {
-        if self.log.configuration().is_voter(self.id) {
+        if self.log.configuration().is_voter(self.id) && !self.is_quarantined {
             self.campaign(true);
         }
     }

@@ -13,8 +13,8 @@
 //!   relaxed budget. If that goes well, it proposes to keep it, and tells nobody of the outcome before that is committed. If
 //!   not, it names the entry (`trial`), and the others try it as well and say how it went ([`Report`]). Who has passed takes
 //!   over leadership, and proposes to keep it; where a majority has failed, it is skipped.
-//! - What is judged is applied with the relaxed budget, and what is kept with none. A replica whose backend dies of that can
-//!   do no more, and stops.
+//! - What is judged is applied with the relaxed budget, and what is kept with none. A replica whose backend dies of that gets a
+//!   snapshot of the leader's; if it then dies of the same, it can do no more, and stops.
 
 use std::collections::BTreeSet;
 
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::machine::{Applied, Budget, Died, HashChain, Ruling, Rulings, Run};
 use crate::protocol::BackendFault;
 use crate::raft::{Entry, Envelope, Raft, Verdict};
+use crate::replica::quarantine::Majority;
 use crate::replica::{Job, Replica};
 use crate::types::{Incarnation, Index, Term};
 
@@ -53,15 +54,21 @@ pub struct Judgement {
     pub verdict: Index,
     /// The entry after `judged`, if the leader's backend dies of it and the others are to try it.
     pub trial: Option<Index>,
+    /// Set for a replica whose state differs from the majority's: the hash chain that it should have had at an entry.
+    pub outcast: Option<(Index, HashChain)>,
 }
 
-/// How a trial went.
+/// How a replica stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The entry that was tried.
-    pub on: Index,
-    /// Whether it is applied, or could be.
-    pub passed: bool,
+    /// The last entry applied, and the hash chain there; none before the machine has said.
+    pub applied: Option<(Index, HashChain)>,
+    /// The same at an entry before, for who has not come so far or has forgotten.
+    pub mark: Option<(Index, HashChain)>,
+    /// The entry that the leader has asked to try, and whether it is applied, or could be.
+    pub trial: Option<(Index, bool)>,
+    /// Set in quarantine: a later snapshot than this is needed.
+    pub needs_after: Option<Index>,
 }
 
 /// What one replica knows of judgement.
@@ -143,18 +150,30 @@ impl Judge {
 }
 
 impl Replica {
-    /// What rides on the messages that leave now.
-    pub(super) fn rider(&self) -> Option<Rider> {
+    /// What rides on a message that leaves now.
+    pub(super) fn rider(&self, to: Incarnation) -> Option<Rider> {
         if self.raft.is_leader() {
             let trouble = self.judge.trouble.as_ref().filter(|trouble| matches!(trouble.remedy, Remedy::Ask { .. }));
             let (judged, trial) = (self.applied, trouble.map(|trouble| trouble.on));
-            let judgement = || Judgement { judged, verdict: self.raft.last_verdict(judged), trial };
+            let verdict = self.raft.last_verdict(judged);
+            let judgement = || Judgement { judged, verdict, trial, outcast: self.outcast(to) };
             return self.raft.knows_all_verdicts().then(|| Rider::Judgement(judgement()));
         }
-        let on = self.judge.asked_to_try(&self.raft)?;
+        if self.raft.leader() != Some(to) {
+            return None;
+        }
+        // Nor may it take the place of one that is being written.
+        let needs_after = self.quarantine().map(|_| self.raft.snapshot_index().max(self.snapshots.at));
+        let trial = self.judge.asked_to_try(&self.raft).and_then(|on| Some((on, self.trial_of(on)?)));
+        let [applied, mark] = self.sides.told();
+        Some(Rider::Report(Report { applied, mark, trial, needs_after }))
+    }
+
+    /// Whether the machine has passed a trial, if it has ended.
+    fn trial_of(&self, on: Index) -> Option<bool> {
         let has_passed = self.applied >= on || self.judge.ahead.as_ref().is_some_and(|ahead| ahead.on() == on);
         let has_failed = || self.judge.failed.as_ref().is_some_and(|(failed, _)| *failed == on);
-        (has_passed || has_failed()).then_some(Rider::Report(Report { on, passed: has_passed }))
+        (has_passed || has_failed()).then_some(has_passed)
     }
 
     /// A rider has come with a message of `term`, which the core has seen.
@@ -165,14 +184,24 @@ impl Replica {
         match rider {
             Rider::Judgement(judgement) if self.raft.leader() == Some(from) && !self.raft.is_leader() => {
                 self.judge.told = Some((term, judgement));
+                judgement.outcast.into_iter().for_each(|outcast| self.hear_outcast(outcast));
             }
-            Rider::Report(Report { on, passed }) if self.raft.configuration().is_voter(from) => {
-                let trouble = self.judge.trouble.as_mut().filter(|trouble| (trouble.on, trouble.term) == (on, term));
-                if let Some(Remedy::Ask { failed, passed: able, .. }) = trouble.map(|trouble| &mut trouble.remedy) {
-                    if passed { able } else { failed }.insert(from);
+            Rider::Report(report) if self.raft.knows_all_verdicts() && self.raft.configuration().contains(from) => {
+                let Report { applied, mark, trial, needs_after } = report;
+                self.hear_chains(from, mark, applied, needs_after);
+                if let Some((on, has_passed)) = trial.filter(|_| self.raft.configuration().is_voter(from)) {
+                    self.hear_trial(from, on, has_passed);
                 }
             }
             Rider::Judgement(_) | Rider::Report(_) => {}
+        }
+    }
+
+    fn hear_trial(&mut self, from: Incarnation, on: Index, has_passed: bool) {
+        let term = self.raft.term();
+        let trouble = self.judge.trouble.as_mut().filter(|trouble| (trouble.on, trouble.term) == (on, term));
+        if let Some(Remedy::Ask { failed, passed, .. }) = trouble.map(|trouble| &mut trouble.remedy) {
+            if has_passed { passed } else { failed }.insert(from);
         }
     }
 
@@ -195,7 +224,9 @@ impl Replica {
                 trouble.remedy = Remedy::Ask { fault, failed, passed: BTreeSet::new() };
             }
         } else if budget != Budget::Configured {
-            self.judge.stop = Some(format!("its backend died of entry {on}, which others could apply ({fault})"));
+            if self.cannot_apply(on) {
+                self.judge.stop = Some(format!("its backend died of entry {on}, which others could apply ({fault})"));
+            }
         } else if self.raft.knows_all_verdicts() {
             let remedy = if is_own { Remedy::Skip(fault) } else { Remedy::Try };
             self.judge.trouble = Some(Trouble { on, term: self.raft.term(), remedy });
@@ -218,6 +249,9 @@ impl Replica {
     /// Gives the machine what it may do now.
     pub(super) fn feed_machine(&mut self, wall_ms: u64, jobs: &mut Vec<Job>) {
         self.judge.take_effect(&self.raft);
+        if self.quarantine().is_some() {
+            return;
+        }
         if !self.resolve_ahead(wall_ms, jobs) || self.judge.on_trial.is_some() {
             return;
         }
@@ -257,6 +291,14 @@ impl Replica {
         if !self.raft.knows_all_verdicts() {
             self.judge.trouble = None;
             return self.judge.judged;
+        }
+        match self.majority() {
+            Majority::Here => {}
+            Majority::Unknown(limit) => return limit.min(self.raft.commit()),
+            Majority::Lost(at) => {
+                self.enter_quarantine(at);
+                return self.applied;
+            }
         }
         let commit = self.raft.commit();
         let is_over = |trouble: &mut Trouble| {

@@ -9,13 +9,16 @@
 //!   confirmation, and are answered once the machine has applied the index it gave.
 //! - a snapshot is due after `max_log_count` entries.
 //! - the leader decides how far machines may go, and what becomes of entries that a backend dies of (`judge`).
+//! - replicas compare their hash chains, and one that has parted from the majority is replaced (`quarantine`).
 //! - sessions are served on streams, called links here, by the leader alone (`links`): commands, queries, pings, and triggers
 //!   on what a query has read (`triggers`). On a link, replies and triggers come in the order of the log.
 
+mod chains;
 mod confirm;
 mod feed;
 mod judge;
 mod links;
+mod quarantine;
 mod reads;
 mod sessions;
 #[cfg(test)]
@@ -36,6 +39,7 @@ pub use judge::{Judgement, PeerMessage, Report, Rider};
 use feed::Feed;
 use judge::Judge;
 use links::Links;
+use quarantine::Sides;
 use reads::Reads;
 use triggers::Triggers;
 use writes::{Settled, Waiter, Writes};
@@ -156,6 +160,7 @@ pub struct Replica {
     triggers: Triggers,
     feed: Feed,
     judge: Judge,
+    sides: Sides,
     snapshots: Snapshots,
     applied: Index,
     chain: HashChain,
@@ -176,6 +181,10 @@ struct Snapshots {
     /// The last entry of the latest, durable or being written.
     at: Index,
     in_progress: bool,
+    /// The one in progress is of a state that was replaced since.
+    is_void: bool,
+    /// Set if somebody needs a later one than this, soon.
+    wanted_after: Option<Index>,
 }
 
 impl Replica {
@@ -210,7 +219,8 @@ impl Replica {
             triggers: Triggers::default(),
             feed,
             judge: Judge::new(at),
-            snapshots: Snapshots { at, in_progress: false },
+            sides: Sides::default(),
+            snapshots: Snapshots { at, in_progress: false, is_void: false, wanted_after: None },
             applied: Index::ZERO,
             chain: HashChain::default(),
             answers: Vec::new(),
@@ -262,7 +272,9 @@ impl Replica {
 
     /// A client without a session wants to read.
     pub fn query(&mut self, ticket: Ticket, request: Bytes, deadline_ms: u64) {
-        if self.reads.len() >= Self::MAX_WAITING {
+        if self.quarantine().is_some() {
+            self.refuse(ticket, RequestError::Quarantined);
+        } else if self.reads.len() >= Self::MAX_WAITING {
             self.refuse(ticket, RequestError::Overloaded);
         } else {
             self.reads.add(Query { asker: Asker::Client(ticket), request, deadline_ms });
@@ -292,7 +304,8 @@ impl Replica {
     /// Everybody may know what came of these entries.
     fn tell(&mut self, applied: Vec<Applied>) {
         let Some((last, chain)) = applied.last().map(|last| (last.position.index, last.chain)) else { return };
-        for Applied { position, outcome, changed, .. } in applied {
+        for Applied { position, outcome, changed, chain } in applied {
+            self.sides.applied(position.index, chain);
             // Who is told of an entry has been told of what it changed.
             self.fire(position.index, changed);
             self.session_outcome(position.index, &outcome);
@@ -312,6 +325,7 @@ impl Replica {
     pub fn restored(&mut self, meta: &SnapshotMeta, chain: HashChain, sessions: Vec<(SessionId, SessionTerms)>) {
         self.chain = chain;
         self.applied = meta.position.index;
+        self.sides.restored(self.applied, chain);
         self.raft.applied(self.applied);
         self.links.restored(sessions, self.clock.now_ms);
         self.triggers.skip_to(self.applied);
@@ -320,12 +334,14 @@ impl Replica {
     /// The snapshot that a job asked for is durable.
     pub fn snapshot_taken(&mut self, meta: SnapshotMeta) {
         self.snapshots.in_progress = false;
-        self.raft.snapshot_taken(meta, self.settings.kept_log_count);
+        if !std::mem::take(&mut self.snapshots.is_void) {
+            self.raft.snapshot_taken(meta, self.settings.kept_log_count);
+        }
     }
 
     /// The snapshot that a job asked for could not be written. Another is due after `max_log_count` more entries.
     pub fn snapshot_failed(&mut self) {
-        self.snapshots.in_progress = false;
+        (self.snapshots.in_progress, self.snapshots.is_void) = (false, false);
     }
 
     /// The machine was not where these queries were to find it. They are asked anew.
@@ -351,6 +367,7 @@ impl Replica {
 
     /// A snapshot has reached its receiver, or could not be sent.
     pub fn snapshot_sent(&mut self, to: Incarnation, ok: bool) {
+        self.outcast_served(to);
         self.raft.snapshot_sent(to, ok);
     }
 
@@ -380,6 +397,7 @@ impl Replica {
             self.writes.skipped(meta.position.index, &mut settled);
             self.feed.install(&meta);
             self.judge.install(meta.position.index);
+            self.leave_quarantine();
             self.snapshots.at = meta.position.index;
             jobs.push(Job::Restore(meta));
         }
@@ -395,7 +413,8 @@ impl Replica {
         self.serve_checks();
         // Jobs run in order: a read given out now finds everything given out before it applied.
         let at = self.feed.position().0.index;
-        let mut queries = if self.judge.is_calm() { self.reads.servable(at) } else { Vec::new() };
+        let may_answer = self.judge.is_calm() && self.quarantine().is_none();
+        let mut queries = if may_answer { self.reads.servable(at) } else { Vec::new() };
         while !queries.is_empty() {
             let later = queries.split_off(queries.len().min(Self::MAX_QUERIES_PER_JOB));
             jobs.push(Job::Query(at, std::mem::replace(&mut queries, later)));
@@ -404,13 +423,15 @@ impl Replica {
         self.writes.lead(self.raft.is_leader(), leader.as_ref(), &mut settled);
         self.settle(settled);
         self.lead_sessions(leader);
-        let rider = self.rider();
-        let messages = ready.messages.into_iter().map(|envelope| PeerMessage { envelope, rider });
+        let mut snapshots = ready.snapshots;
+        self.serve_outcasts(&mut snapshots);
+        let messages = ready.messages.into_iter();
+        let messages = messages.map(|envelope| PeerMessage { rider: self.rider(envelope.to), envelope }).collect();
         Effects {
             write: ready.write,
-            messages: messages.collect(),
+            messages,
             log_reads: ready.log_reads,
-            snapshots: ready.snapshots,
+            snapshots,
             jobs,
             answers: std::mem::take(&mut self.answers),
             events: self.links.take_events(),
@@ -445,10 +466,12 @@ impl Replica {
     fn snapshot_due(&mut self) -> Option<SnapshotMeta> {
         let (position, time_ms) = self.feed.position();
         let since_last = position.index.0 - self.snapshots.at.0;
-        if self.snapshots.in_progress || since_last < self.settings.max_log_count || !self.judge.is_calm() {
+        let is_wanted = self.snapshots.wanted_after.is_some_and(|after| position.index > after && since_last > 0);
+        let is_due = since_last >= self.settings.max_log_count || is_wanted;
+        if !is_due || self.snapshots.in_progress || !self.judge.is_calm() || self.quarantine().is_some() {
             return None;
         }
-        self.snapshots = Snapshots { at: position.index, in_progress: true };
+        (self.snapshots.at, self.snapshots.in_progress) = (position.index, true);
         let configuration = self.raft.configuration_at(position.index);
         Some(SnapshotMeta { position, time_ms, configuration })
     }

@@ -47,6 +47,13 @@ impl Reads {
         self.given = self.given.saturating_sub(count);
     }
 
+    /// Takes out all that wait, wherever they stand.
+    pub(super) fn take_all(&mut self) -> Vec<Query> {
+        let Extracted { mut unconfirmed, confirmed } = self.queries.extract(|_| true);
+        unconfirmed.extend(confirmed);
+        unconfirmed
+    }
+
     /// Forgets reads whose asker has gone.
     pub(super) fn forget(&mut self, has_gone: impl Fn(&Query) -> bool) {
         self.queries.extract(has_gone);

@@ -15,7 +15,11 @@ fn verdict(on: u64, ruling: &Ruling) -> Payload {
 
 fn judgement(judged: u64, verdict: u64, trial: Option<u64>) -> Option<Rider> {
     let (judged, verdict, trial) = (Index(judged), Index(verdict), trial.map(Index));
-    Some(Rider::Judgement(Judgement { judged, verdict, trial }))
+    Some(Rider::Judgement(Judgement { judged, verdict, trial, outcast: None }))
+}
+
+fn trial(on: u64, has_passed: bool) -> Rider {
+    Rider::Report(Report { applied: None, mark: None, trial: Some((Index(on), has_passed)), needs_after: None })
 }
 
 /// A run that the machine was given: its entries' indexes, the budget and the rulings.
@@ -48,9 +52,15 @@ impl Hands {
         self.disk.entries().filter_map(of).collect()
     }
 
-    /// What was said to `TWO` besides the core's messages.
-    fn last_rider(&mut self) -> Option<Rider> {
-        self.replica.rider()
+    /// What rides on a message to `TWO`.
+    fn rider(&self) -> Option<Rider> {
+        self.replica.rider(TWO)
+    }
+
+    /// What this follower says to its leader of a trial.
+    fn trial(&self) -> Option<(Index, bool)> {
+        let Some(Rider::Report(report)) = self.rider() else { panic!("a follower says how it stands") };
+        report.trial
     }
 
     /// A follower that has entries 2 to 5 of term 2 and has applied the first two.
@@ -103,10 +113,10 @@ fn a_new_leader_applies_nothing_before_it_knows_all_verdicts() {
     let mut hands = Hands::following();
     hands.win();
     hands.tick();
-    assert_eq!((hands.runs(), hands.last_rider()), (vec![], None));
+    assert_eq!((hands.runs(), hands.rider()), (vec![], None));
     hands.replicate();
     assert_eq!(hands.runs(), [(vec![3, 4, 5, 6], Budget::Configured, vec![])]);
-    assert_eq!(hands.last_rider(), judgement(2, 0, None));
+    assert_eq!(hands.rider(), judgement(2, 0, None));
 }
 
 #[test]
@@ -164,8 +174,8 @@ fn what_a_majority_fails_on_is_skipped() {
     let mut hands = Hands::heir();
     hands.dies_of(3, Budget::Configured);
     hands.dies_of(3, Budget::Relaxed);
-    assert_eq!((hands.verdicts(), hands.last_rider()), (vec![], judgement(2, 0, Some(3))));
-    let failed = Rider::Report(Report { on: Index(3), passed: false });
+    assert_eq!((hands.verdicts(), hands.rider()), (vec![], judgement(2, 0, Some(3))));
+    let failed = trial(3, false);
     let reply = Message::HeartbeatReply { round: 0 };
     hands.hear_with(THREE, hands.term() - 1, reply.clone(), Some(failed));
     hands.settle();
@@ -180,7 +190,7 @@ fn who_passes_takes_over() {
     let mut hands = Hands::heir();
     hands.dies_of(3, Budget::Configured);
     hands.dies_of(3, Budget::Relaxed);
-    let passed = Rider::Report(Report { on: Index(3), passed: true });
+    let passed = trial(3, true);
     hands.hear_with(TWO, hands.term(), Message::HeartbeatReply { round: 0 }, Some(passed));
     hands.settle();
     let appointed = |envelope: &&Envelope| envelope.message == Message::TimeoutNow;
@@ -194,11 +204,11 @@ fn a_follower_tries_what_it_is_asked_to_and_goes_back_if_that_is_skipped() {
     let heartbeat = Message::Heartbeat { commit: Index(5), round: 1 };
     hands.hear_with(TWO, 2, heartbeat.clone(), judgement(2, 0, Some(3)));
     hands.settle();
-    assert_eq!(hands.last_rider(), None);
+    assert_eq!(hands.trial(), None);
     assert_eq!(hands.runs(), [(vec![3], Budget::Relaxed, vec![])]);
     hands.work();
     assert_eq!(hands.replica.machine(), (Index(2), chain_at(Index(2))));
-    assert_eq!(hands.last_rider(), Some(Rider::Report(Report { on: Index(3), passed: true })));
+    assert_eq!(hands.trial(), Some((Index(3), true)));
     let skip = verdict(3, &Ruling::Skip(fault()));
     let prev = LogPosition::new(Term(2), Index(5));
     let append = Message::Append { prev, entries: vec![entry(2, 6, skip)], commit: Index(6) };
@@ -217,14 +227,20 @@ fn a_follower_that_fails_says_so_and_tries_no_more() {
     hands.dies_of(3, Budget::Relaxed);
     hands.hear_with(TWO, 2, heartbeat, judgement(2, 0, Some(3)));
     hands.settle();
-    assert_eq!(hands.last_rider(), Some(Rider::Report(Report { on: Index(3), passed: false })));
+    assert_eq!(hands.trial(), Some((Index(3), false)));
     assert_eq!(hands.runs(), []);
 }
 
 #[test]
-fn who_cannot_apply_what_is_judged_stops() {
+fn who_cannot_apply_what_is_judged_gets_a_snapshot_and_stops_if_that_is_no_help() {
     let mut hands = Hands::following();
     hands.hear_with(TWO, 2, Message::Heartbeat { commit: Index(5), round: 1 }, judgement(4, 0, None));
+    hands.settle();
+    hands.dies_of(3, Budget::Relaxed);
+    assert_eq!((hands.replica.quarantine(), hands.runs()), (Some(Index(3)), vec![]));
+    hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 2) });
+    hands.jobs.clear();
+    hands.replica.restored(&meta(2, 2), chain_at(Index(2)), vec![]);
     hands.settle();
     hands.replica.died(Died { on: Index(3), budget: Budget::Relaxed, fault: fault() });
     let stop = hands.replica.effects(hands.now()).stop.unwrap();

@@ -1,6 +1,7 @@
 //! One replica in the hands of a test, which plays the disk, the machine and the other peers.
 
 mod judge;
+mod quarantine;
 mod reads;
 mod sessions;
 mod snapshots;
@@ -66,6 +67,9 @@ struct Hands {
     now_ms: u64,
     messages: Vec<Envelope>,
     jobs: Vec<Job>,
+    snapshots: Vec<Envelope>,
+    /// Snapshots of the own machine that were asked for and not looked at.
+    wanted: Vec<SnapshotMeta>,
     answers: BTreeMap<Ticket, WriteResult>,
     events: Vec<(LinkId, SessionEvent)>,
 }
@@ -77,7 +81,17 @@ impl Hands {
         disk.write(&DiskWrite::bootstrap(configuration(peers), 0)).unwrap();
         let config = raft::Config::new(values).unwrap();
         let replica = Replica::new(ME, config, settings, disk.restored(), TICK_MS, 7);
-        Self { replica, disk, now_ms: 0, messages: vec![], jobs: vec![], answers: BTreeMap::new(), events: vec![] }
+        Self {
+            replica,
+            disk,
+            now_ms: 0,
+            messages: vec![],
+            jobs: vec![],
+            snapshots: vec![],
+            wanted: vec![],
+            answers: BTreeMap::new(),
+            events: vec![],
+        }
     }
 
     /// The leader of a cluster of one, with nothing left to do.
@@ -144,6 +158,7 @@ impl Hands {
             assert_eq!(effects.stop, None);
             self.messages.extend(effects.messages.into_iter().map(|message| message.envelope));
             self.jobs.extend(effects.jobs);
+            self.snapshots.extend(effects.snapshots);
             for Answer { ticket, result } in effects.answers {
                 assert!(self.answers.insert(ticket, result).is_none(), "{ticket:?} is answered twice");
             }
@@ -177,7 +192,7 @@ impl Hands {
         // A leader that has applied what is committed.
         let rider = match message {
             Message::Append { commit, .. } | Message::Heartbeat { commit, .. } => {
-                Some(Rider::Judgement(Judgement { judged: commit, verdict: Index::ZERO, trial: None }))
+                Some(Rider::Judgement(Judgement { judged: commit, verdict: Index::ZERO, trial: None, outcast: None }))
             }
             _ => None,
         };
@@ -227,7 +242,7 @@ impl Hands {
                     Job::Rewind(..) => {}
                     Job::Restore(meta) => self.replica.restored(&meta, chain_at(meta.position.index), vec![]),
                     Job::Query(_, queries) => self.answer_queries(queries),
-                    Job::Snapshot(_) => {}
+                    Job::Snapshot(meta) => self.wanted.push(meta),
                 }
             }
             self.settle();

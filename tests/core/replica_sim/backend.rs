@@ -2,6 +2,8 @@
 //! more than the backend can bear. What a number costs depends on the history of the instance.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use zraft::machine::{
@@ -22,6 +24,9 @@ pub const QUERY_HEAD_BYTES: usize = 16;
 /// Asks for all that sessions own.
 pub const OWNERS: [u8; 1] = [255];
 
+/// Nobody writes numbers from here on.
+const PHANTOM: u64 = 1 << 40;
+
 /// What a call may cost.
 const CONFIGURED: u64 = 1_000;
 const RELAXED: u64 = 10 * CONFIGURED;
@@ -40,6 +45,7 @@ pub struct KeyState {
 
 #[derive(Default)]
 pub struct Numbers {
+    factory: NumbersFactory,
     budget: Budget,
     /// Grows with what is asked of this instance, and no other has the same.
     wear: u64,
@@ -54,7 +60,12 @@ struct Item {
     owner: u64,
 }
 
-pub struct NumbersFactory;
+/// Makes backends for one node, one of which may go wrong.
+#[derive(Clone, Default)]
+pub struct NumbersFactory {
+    /// The next number that is pushed comes with another that nobody has written.
+    pub is_cursed: Arc<AtomicBool>,
+}
 
 pub fn command(number: u64) -> Bytes {
     bytes(&[number])
@@ -172,21 +183,25 @@ impl Numbers {
         if is_refused(item.number) {
             return Err(format!("{} is refused after {}", item.number, self.items.len()));
         }
+        self.add(item);
+        let mut words = Vec::with_capacity(KeyState::WORDS);
+        self.keys[usize::from(item.key())].write(&mut words);
+        Ok(bytes(&words))
+    }
+
+    fn add(&mut self, item: Item) {
         self.items.push(item);
         let state = &mut self.keys[usize::from(item.key())];
         match item.owner {
             0 => *state = state.push(item.number),
             _ => state.own(item),
         }
-        let mut words = Vec::with_capacity(KeyState::WORDS);
-        state.write(&mut words);
-        Ok(bytes(&words))
     }
 }
 
 impl BackendFactory for NumbersFactory {
     fn init(&self, _at: Moment, _config: &[u8]) -> Result<Box<dyn Backend>, StartError> {
-        Ok(Box::<Numbers>::default())
+        Ok(Box::new(Numbers { factory: self.clone(), ..Numbers::default() }))
     }
 
     fn restore(
@@ -195,7 +210,7 @@ impl BackendFactory for NumbersFactory {
         _origin: &Origin,
         chunks: &mut dyn FnMut() -> Result<Option<Bytes>, String>,
     ) -> Result<Box<dyn Backend>, StartError> {
-        let mut numbers = Numbers { wear: at.index, ..Numbers::default() };
+        let mut numbers = Numbers { wear: at.index, factory: self.clone(), ..Numbers::default() };
         while let Some(chunk) = chunks().map_err(StartError::Source)? {
             for item in words(&chunk).chunks(2) {
                 numbers.push(Item { number: item[0], owner: item[1] }).map_err(StartError::Refused)?;
@@ -221,6 +236,9 @@ impl Backend for Numbers {
             let item = Item { number: number(&command.data), owner: command.session.unwrap_or_default() };
             if !is_refused(item.number) {
                 self.bear(item.number)?;
+            }
+            if item.owner == 0 && !is_refused(item.number) && self.factory.is_cursed.swap(false, Ordering::Relaxed) {
+                self.add(Item { number: PHANTOM + u64::from(item.key()), owner: 0 });
             }
             let reply = self.push(item);
             let changed = if reply.is_ok() { vec![Key::copy_from_slice(&[item.key()])] } else { vec![] };

@@ -115,6 +115,13 @@ impl Sim {
         result: Result<(Index, BackendReply), RequestError>,
     ) {
         let waiting = self.take_waiting(ticket, node);
+        if self.nodes[&node].is_wrong && result.is_ok() {
+            // It may be anything.
+            return match waiting.asked {
+                Asked::Write { number, .. } => self.witness.unknown(number),
+                Asked::Read { operation, .. } => operation.into_iter().for_each(|read| self.history.nothing(read)),
+            };
+        }
         let error = match (waiting.asked, result) {
             (Asked::Write { number, operation }, Ok((index, reply))) => {
                 self.count(if reply.is_ok() { "write: answered" } else { "write: refused" });
@@ -148,8 +155,10 @@ impl Sim {
             }
             (Asked::Read { operation, .. }, error) => {
                 operation.into_iter().for_each(|read| self.history.nothing(read));
-                assert!(is_late, "{ticket:?} was given up before its deadline");
+                let is_refused = error == RequestError::Quarantined;
+                assert!(is_late || is_refused, "{ticket:?} was given up before its deadline");
                 self.count(match error {
+                    RequestError::Quarantined => "read: refused in quarantine",
                     RequestError::NoLeader => "read: no leader",
                     RequestError::Overloaded => "read: overloaded",
                     error => panic!("a read failed with '{error}'"),

@@ -12,6 +12,12 @@ const SILENT_STEPS: u64 = 100;
 
 impl Sim {
     pub(super) fn inject_faults(&mut self) {
+        if self.is_something_wrong() {
+            return self.restart_all();
+        }
+        if self.strikes(0.002) {
+            self.go_wrong();
+        }
         if self.strikes(0.008) {
             let share: f64 = self.rng.random();
             for id in self.nodes.keys().copied().collect::<Vec<_>>() {
@@ -80,7 +86,7 @@ impl Sim {
     }
 
     /// A crash keeps the writes that happened to reach the disk, reported or not. Its clients lose their connections.
-    fn crash(&mut self, id: Incarnation) {
+    pub(super) fn crash(&mut self, id: Incarnation) {
         if !self.down.insert(id) {
             return;
         }
@@ -110,6 +116,12 @@ impl Sim {
         self.start(id, node.disk, node.files);
     }
 
+    pub(super) fn restart_all(&mut self) {
+        for id in std::mem::take(&mut self.down) {
+            self.restart(id);
+        }
+    }
+
     pub(super) fn heal(&mut self) {
         self.blocked.clear();
         self.stalled_disks.clear();
@@ -120,8 +132,6 @@ impl Sim {
         for client in &mut self.sessions {
             client.silent_until = client.silent_until.min(self.now + SILENT_STEPS);
         }
-        for id in std::mem::take(&mut self.down) {
-            self.restart(id);
-        }
+        self.restart_all();
     }
 }

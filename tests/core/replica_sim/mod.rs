@@ -21,6 +21,7 @@ mod sessions;
 mod streams;
 mod wanted;
 mod witness;
+mod wrong;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,7 +32,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use zraft::machine::{Genesis, Outcome, Ruling};
 use zraft::raft::{Config, ConfigValues, Entry, MemStorage, Message, Payload, Write};
-use zraft::replica::{LinkId, Now, PeerMessage, Replica, Rider, Ticket};
+use zraft::replica::{LinkId, Now, PeerMessage, Replica, Report, Rider, Ticket};
 use zraft::settings::Settings;
 use zraft::types::{ClusterId, Digest, Incarnation, Index, LogPosition};
 
@@ -98,6 +99,10 @@ struct Sim {
     counts: BTreeMap<&'static str, u64>,
     lives: u64,
     is_healed: bool,
+    /// The node that has gone wrong, and the loss of messages before.
+    wrong: Option<(Incarnation, f64)>,
+    quiet_until: u64,
+    in_quarantine: BTreeSet<Incarnation>,
 }
 
 impl Sim {
@@ -131,6 +136,9 @@ impl Sim {
             counts: BTreeMap::new(),
             lives: seed << 20,
             is_healed: false,
+            wrong: None,
+            quiet_until: 0,
+            in_quarantine: BTreeSet::new(),
         };
         for id in (1..=count).map(Incarnation) {
             let mut disk = MemStorage::default();
@@ -174,6 +182,8 @@ impl Sim {
         if is_faulty {
             self.inject_faults();
             (0..CLIENTS).for_each(|client| self.run_client(client));
+        } else if self.is_something_wrong() {
+            self.restart_all();
         }
         (0..SESSION_CLIENTS).for_each(|client| self.run_session_client(client));
         self.paused.retain(|_, until| *until > self.now);
@@ -223,6 +233,9 @@ impl Sim {
             }
         }
         for _ in 0..self.rng.random_range(0..4) * u32::from(machine_works) {
+            if self.down.contains(&id) {
+                return;
+            }
             self.work(id);
         }
         for _ in 0..self.rng.random_range(0..6) {
@@ -239,7 +252,9 @@ impl Sim {
     /// What a replica tells of entries becomes history.
     fn hear_told(&mut self, id: Incarnation, before: Index) {
         let now_ms = self.now_ms();
-        for (entry, ruling, applied) in self.nodes.get_mut(&id).expect("a node").told_since(before) {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        let (is_wrong, told) = (node.is_wrong, node.told_since(before));
+        for (entry, ruling, applied) in told.into_iter().filter(|_| !is_wrong) {
             if entry.index > self.witness.last() {
                 self.count_verdict(&entry, &applied.outcome);
             }
@@ -273,13 +288,19 @@ impl Sim {
                 }
             }
             Some(Done::Rewound) => self.count("backend: rewound"),
+            Some(Done::Stopped) => {
+                self.count("wrong: found by itself");
+                self.crash(id);
+            }
             Some(Done::Declined) => self.count("read: asked anew after a death"),
             Some(Done::Answered(1)) => {}
             Some(Done::Answered(_)) => self.count("several queries in one job"),
             Some(Done::Restored(meta)) => {
                 self.count("restore");
-                let machine = self.nodes.get_mut(&id).expect("a node").runner.machine().expect("just restored");
+                let node = &self.nodes[&id];
+                let machine = node.runner.machine().expect("just restored");
                 assert_eq!(machine.applied(), meta.position);
+                assert!(!node.is_machine_wrong, "nobody sends what is wrong");
                 self.witness.check_restored(machine);
             }
             Some(Done::SnapshotTaken) => self.count("snapshot taken"),
@@ -290,15 +311,19 @@ impl Sim {
     /// Carries out what a replica wants done.
     fn settle(&mut self, id: Incarnation) {
         let clocks = self.clocks(id);
+        if self.is_wrong_leader(id) {
+            return self.crash(id);
+        }
         let node = self.nodes.get_mut(&id).expect("a node");
         let before = node.replica.machine().0;
         let effects = node.effects(clocks);
         assert_eq!(effects.stop, None, "{id} can do no more");
         self.hear_told(id, before);
+        self.watch_quarantine(id);
         let mut unsent = Vec::new();
         for message in effects.messages {
-            if let Some(Rider::Report(report)) = message.rider {
-                self.count(if report.passed { "trial: passed" } else { "trial: failed" });
+            if let Some(Rider::Report(Report { trial: Some((_, has_passed)), .. })) = message.rider {
+                self.count(if has_passed { "trial: passed" } else { "trial: failed" });
             }
             self.post(message, None);
         }

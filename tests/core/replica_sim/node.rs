@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use zraft::machine::{
-    Applied, Died, Genesis, HashChain, HostPart, Machine, Past, Ran, Ruling, Run, Runner, SessionTerms, SnapshotHead,
+    Applied, Died, Genesis, HashChain, HostPart, Machine, Past, Ran, Ruling, Run, RunError, Runner, SessionTerms,
+    SnapshotHead,
 };
 use zraft::raft::{Config, Entry, LogRead, LogReadPurpose, MemStorage, SnapshotMeta, Write, WriteToken};
 use zraft::replica::{Effects, Job, Now, Query, QueryAnswer, Replica};
@@ -25,6 +27,8 @@ pub struct Plan {
 /// A snapshot's file.
 #[derive(Clone)]
 pub struct File {
+    /// It was written by a machine that had gone wrong.
+    pub is_wrong: bool,
     head: SnapshotHead,
     chunks: Vec<Bytes>,
 }
@@ -47,6 +51,8 @@ pub enum Done {
     /// How many entries were applied, and whether the backend has died of the next.
     Applied(usize, bool),
     Rewound,
+    /// The machine is gone.
+    Stopped,
     Answered(usize),
     Declined,
     SnapshotTaken,
@@ -58,6 +64,12 @@ pub struct Node {
     pub replica: Replica,
     pub runner: Runner,
     plan: Plan,
+    /// Makes its backends.
+    pub factory: NumbersFactory,
+    /// What the replica says of the machine is another than what the others say, or soon will be.
+    pub is_wrong: bool,
+    /// The machine's state is.
+    pub is_machine_wrong: bool,
     /// The latest snapshot that the machine was made from, or has made.
     snapshot: Option<SnapshotMeta>,
     /// What the machine has applied, and the replica has not been heard to tell.
@@ -88,9 +100,12 @@ impl Node {
     ) -> Self {
         let restored = disk.restored();
         let snapshot = restored.snapshot.clone();
-        let machine = match &snapshot {
-            Some(meta) => files.get(&meta.position).expect("the snapshot of a peer is a durable file").open(),
-            None => Machine::start(plan.genesis.clone(), &NumbersFactory).expect("numbers start"),
+        let factory = NumbersFactory::default();
+        let file = snapshot.as_ref().map(|meta| &files[&meta.position]);
+        let is_wrong = file.is_some_and(|file| file.is_wrong);
+        let machine = match file {
+            Some(file) => file.open(&factory),
+            None => Machine::start(plan.genesis.clone(), &factory).expect("numbers start"),
         };
         let start = snapshot.clone().map(|meta| Report::Restored(meta, machine.chain(), machine.sessions()));
         Self {
@@ -98,6 +113,9 @@ impl Node {
             replica: Replica::new(id, plan.config.clone(), plan.genesis.settings, restored, STEP_MS, seed),
             runner: Runner::new(machine),
             plan: plan.clone(),
+            factory,
+            is_wrong,
+            is_machine_wrong: is_wrong,
             snapshot,
             untold: BTreeMap::new(),
             disk,
@@ -153,18 +171,20 @@ impl Node {
     pub fn work_one(&mut self, snapshots_fail: bool) -> Option<Done> {
         let (report, done) = match self.jobs.pop_front()? {
             Job::Restore(meta) => {
-                let machine = self.files.get(&meta.position).expect("a snapshot to restore is there").open();
+                self.factory.is_cursed.store(false, Ordering::Relaxed);
+                let file = &self.files[&meta.position];
+                let machine = file.open(&self.factory);
+                self.is_machine_wrong = file.is_wrong;
                 let report = Report::Restored(meta.clone(), machine.chain(), machine.sessions());
                 self.runner = Runner::new(machine);
                 self.snapshot = Some(meta.clone());
                 (report, Done::Restored(meta))
             }
-            Job::Apply(run) => return Some(self.apply(&run)),
+            Job::Apply(run) => return Some(self.apply(&run).unwrap_or(Done::Stopped)),
             Job::Rewind(to, chain) => {
-                let mut past =
-                    NodePast { plan: &self.plan, disk: &self.disk, files: &self.files, from: &self.snapshot };
-                self.runner.rewind((to, chain), &mut past).expect("the past is there");
-                return Some(Done::Rewound);
+                let (runner, mut past) = self.runner_and_past();
+                let rewound = runner.rewind((to, chain), &mut past);
+                return Some(if self.survives(&rewound) { Done::Rewound } else { Done::Stopped });
             }
             Job::Query(at, queries) if self.runner.applied() < at || self.runner.machine().is_none() => {
                 (Report::Declined(queries), Done::Declined)
@@ -177,7 +197,7 @@ impl Node {
             }
             Job::Snapshot(meta) => match self.runner.machine_mut() {
                 Some(machine) if !snapshots_fail && machine.applied() == meta.position => {
-                    self.files.insert(meta.position, File::write(&meta, machine));
+                    self.files.insert(meta.position, File::write(&meta, machine, self.is_machine_wrong));
                     self.runner.snapshot_taken(meta.position.index);
                     self.snapshot = Some(meta.clone());
                     (Report::SnapshotTaken(meta), Done::SnapshotTaken)
@@ -189,19 +209,33 @@ impl Node {
         Some(done)
     }
 
-    fn apply(&mut self, run: &Run) -> Done {
-        let mut past = NodePast { plan: &self.plan, disk: &self.disk, files: &self.files, from: &self.snapshot };
-        let Ran { applied, died } = self.runner.apply(run, &mut past).expect("what was applied can be applied again");
+    fn runner_and_past(&mut self) -> (&mut Runner, NodePast<'_>) {
+        let Self { runner, plan, factory, disk, files, snapshot, .. } = self;
+        (runner, NodePast { plan, factory, disk, files, from: snapshot })
+    }
+
+    /// A machine that has gone wrong is not made again as it was; that stops its peer.
+    fn survives<T>(&self, result: &Result<T, RunError<Infallible>>) -> bool {
+        let is_known = matches!(result, Err(RunError::Diverged(_))) && self.is_machine_wrong;
+        assert!(result.is_ok() || is_known, "what was applied can be applied again");
+        result.is_ok()
+    }
+
+    /// None if the machine is gone.
+    fn apply(&mut self, run: &Run) -> Option<Done> {
+        let (runner, mut past) = self.runner_and_past();
+        let ran = runner.apply(run, &mut past);
+        let Ran { applied, died } = if self.survives(&ran) { ran.ok()? } else { return None };
         for (entry, applied) in run.entries.iter().zip(&applied) {
             let ruling = run.rulings.on(entry.index).cloned();
             self.untold.insert(entry.index, (entry.clone(), ruling, applied.clone()));
         }
         let done = Done::Applied(applied.len(), died.is_some());
-        self.reports.extend(
-            Some(Report::Applied(applied)).filter(|report| !matches!(report, Report::Applied(none) if none.is_empty())),
-        );
+        if !applied.is_empty() {
+            self.reports.push_back(Report::Applied(applied));
+        }
         self.reports.extend(died.map(Report::Died));
-        done
+        Some(done)
     }
 
     /// What the replica has told since it was at `before`.
@@ -237,6 +271,7 @@ impl Node {
             Report::Died(died) => self.replica.died(died),
             Report::Declined(queries) => self.replica.declined(queries),
             Report::Restored(meta, chain, sessions) => {
+                self.is_wrong = self.is_machine_wrong;
                 self.knows_changes_after = meta.position.index;
                 self.replica.restored(&meta, chain, sessions);
                 // Nobody tells what a snapshot has taken the place of.
@@ -252,6 +287,7 @@ impl Node {
 /// What a node's machine is made from again.
 struct NodePast<'a> {
     plan: &'a Plan,
+    factory: &'a NumbersFactory,
     disk: &'a MemStorage,
     files: &'a BTreeMap<LogPosition, File>,
     from: &'a Option<SnapshotMeta>,
@@ -262,8 +298,8 @@ impl Past for NodePast<'_> {
 
     fn begin(&mut self) -> Result<Machine, Infallible> {
         Ok(match self.from {
-            Some(meta) => self.files.get(&meta.position).expect("the latest snapshot is kept").open(),
-            None => Machine::start(self.plan.genesis.clone(), &NumbersFactory).expect("numbers start"),
+            Some(meta) => self.files[&meta.position].open(self.factory),
+            None => Machine::start(self.plan.genesis.clone(), self.factory).expect("numbers start"),
         })
     }
 
@@ -275,7 +311,7 @@ impl Past for NodePast<'_> {
 
 impl File {
     /// The header says what it was told, the rest is the machine as it is.
-    fn write(meta: &SnapshotMeta, machine: &mut Machine) -> Self {
+    fn write(meta: &SnapshotMeta, machine: &mut Machine, is_wrong: bool) -> Self {
         let mut chunks = Vec::new();
         let mut sink = |chunk| {
             chunks.push(chunk);
@@ -284,12 +320,11 @@ impl File {
         machine.write_snapshot(&mut sink).expect("numbers can be written");
         let mut head = machine.snapshot_head(meta.clone());
         head.host = HostPart::decode(&head.host.encode()).expect("a host part as it was written");
-        Self { head, chunks }
+        Self { is_wrong, head, chunks }
     }
 
-    fn open(&self) -> Machine {
+    fn open(&self, factory: &NumbersFactory) -> Machine {
         let mut chunks = self.chunks.iter().cloned();
-        Machine::restore(self.head.clone(), &NumbersFactory, &mut || Ok(chunks.next()))
-            .expect("numbers can be restored")
+        Machine::restore(self.head.clone(), factory, &mut || Ok(chunks.next())).expect("numbers can be restored")
     }
 }

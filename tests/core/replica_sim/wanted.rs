@@ -1,7 +1,7 @@
 //! What a run must have seen to count.
 
 /// All that must happen in a full run: faults, and what clients are told.
-pub const WANTED: [&str; 80] = [
+pub const WANTED: [&str; 85] = [
     "ask: read",
     "ask: write",
     "backend: died",
@@ -23,6 +23,7 @@ pub const WANTED: [&str; 80] = [
     "read: at a follower",
     "read: no leader",
     "read: overloaded",
+    "read: refused in quarantine",
     "restart from a snapshot",
     "restore",
     "session: already acknowledged",
@@ -82,4 +83,8 @@ pub const WANTED: [&str; 80] = [
     "write: skipped by a snapshot",
     "write: skipped by a verdict",
     "write: unknown",
+    "wrong",
+    "wrong: found by itself",
+    "wrong: out of quarantine",
+    "wrong: quarantine",
 ];

@@ -1,0 +1,221 @@
+//! What becomes of a replica whose machine has parted from the others: by a defect of hardware, of the engine, or ours.
+//!
+//! Every follower tells the leader its hash chain ([`Report`](crate::replica::Report)), and the leader compares it with what
+//! its own was at that entry.
+//!
+//! - Where a majority of voters agrees with the leader beyond the entries at which others differ, those are told, and go into
+//!   quarantine: they store and vote, but do not apply, answer or lead, until they have a snapshot of the leader's.
+//! - A leader that no majority can agree with any more goes into quarantine itself, and so steps down.
+//! - While it is not known which side has the majority, the leader applies nothing but what another that may agree has applied
+//!   already, so that the two can be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::machine::HashChain;
+use crate::protocol::RequestError;
+use crate::raft::{Envelope, Message};
+use crate::replica::chains::Chains;
+use crate::replica::{Answer, Asker, Replica};
+use crate::types::{Incarnation, Index, Term};
+
+/// What one replica knows of who has parted from whom.
+#[derive(Default)]
+pub(super) struct Sides {
+    chains: Chains,
+    /// The machine is being replaced: what is still heard of the old one counts no more.
+    is_replacing: bool,
+    /// How the others stand to this leader, in this term of office.
+    tally: BTreeMap<Incarnation, Standing>,
+    term: Term,
+    /// Where this replica's state was found to be another than the majority's, while it is in quarantine.
+    quarantine: Option<Index>,
+    /// The entry that this replica's backend has died of though others could apply it.
+    unable_at: Option<Index>,
+    /// Who is being sent a snapshot for its state.
+    served: BTreeSet<Incarnation>,
+}
+
+/// How another replica stands to the leader.
+#[derive(Default)]
+struct Standing {
+    /// The last entry that it has applied.
+    applied: Index,
+    /// The last entry at which the chains were found equal.
+    agrees: Index,
+    /// The first entry at which they were found to differ.
+    differs: Option<Index>,
+    /// Set while it is in quarantine: it needs a later snapshot than this.
+    needs_after: Option<Index>,
+}
+
+/// Where the majority is, as far as this leader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Majority {
+    /// Nobody differs, or a majority is known to agree with this leader.
+    Here,
+    /// Not known. Up to this entry somebody has applied who may agree.
+    Unknown(Index),
+    /// Not here, from this entry on.
+    Lost(Index),
+}
+
+impl Sides {
+    /// The machine has applied an entry.
+    pub(super) fn applied(&mut self, index: Index, chain: HashChain) {
+        if !self.is_replacing {
+            self.chains.push(index, chain);
+        }
+    }
+
+    /// The machine is that of a snapshot.
+    pub(super) fn restored(&mut self, index: Index, chain: HashChain) {
+        self.is_replacing = false;
+        self.chains.reset();
+        self.chains.push(index, chain);
+    }
+
+    /// What a follower tells of its chains: the last, and one before.
+    pub(super) fn told(&self) -> [Option<(Index, HashChain)>; 2] {
+        [self.chains.last(), self.chains.last_mark()]
+    }
+
+    /// Notes the chain of another replica at the last entry that it has applied, or at one before.
+    fn compare(&mut self, from: Incarnation, at: Index, chain: HashChain, is_last: bool) {
+        let Some(own) = self.chains.at(at) else { return };
+        let standing = self.tally.entry(from).or_default();
+        if own == chain {
+            standing.agrees = standing.agrees.max(at);
+            // Also before where it differed: its state was replaced by an earlier one.
+            standing.differs.take_if(|_| is_last);
+        } else if standing.differs.is_none_or(|differs| at < differs) {
+            tracing::error!(peer = %from, entry = %at, "a replica's state differs from this leader's");
+            standing.differs = Some(at);
+        }
+    }
+}
+
+impl Replica {
+    /// Whether this replica's state is another than the majority's, and is being replaced: where that was found.
+    #[must_use]
+    pub fn quarantine(&self) -> Option<Index> {
+        self.sides.quarantine
+    }
+
+    /// Another replica has told its chains, and whether it needs a later snapshot than it has.
+    pub(super) fn hear_chains(
+        &mut self,
+        from: Incarnation,
+        mark: Option<(Index, HashChain)>,
+        last: Option<(Index, HashChain)>,
+        needs_after: Option<Index>,
+    ) {
+        if self.sides.term != self.raft.term() {
+            (self.sides.term, self.sides.tally) = (self.raft.term(), BTreeMap::new());
+        }
+        if let Some((at, chain)) = mark {
+            self.sides.compare(from, at, chain, false);
+        }
+        if let Some((at, chain)) = last {
+            self.sides.compare(from, at, chain, true);
+            self.sides.tally.entry(from).or_default().applied = at;
+        }
+        self.sides.tally.entry(from).or_default().needs_after = needs_after;
+    }
+
+    /// Where the majority is.
+    pub(super) fn majority(&self) -> Majority {
+        if self.sides.term != self.raft.term() {
+            return Majority::Here;
+        }
+        let tally = &self.sides.tally;
+        let Some(at) = tally.values().filter_map(|standing| standing.differs).max() else { return Majority::Here };
+        let me = self.raft.id();
+        let differs = |voter| tally.get(&voter).is_some_and(|standing| standing.differs.is_some());
+        let agrees = |voter| tally.get(&voter).is_some_and(|standing| standing.agrees >= at);
+        let configuration = self.raft.configuration();
+        if configuration.has_quorum(|voter| voter == me || (agrees(voter) && !differs(voter))) {
+            Majority::Here
+        } else if configuration.has_quorum(|voter| !differs(voter)) {
+            let others = tally.values().filter(|standing| standing.differs.is_none());
+            Majority::Unknown(others.map(|standing| standing.applied).max().unwrap_or_default())
+        } else {
+            Majority::Lost(at)
+        }
+    }
+
+    /// What the leader tells a replica that has parted from the majority: the chain at an entry at which it differs.
+    pub(super) fn outcast(&self, to: Incarnation) -> Option<(Index, HashChain)> {
+        let at = self.sides.tally.get(&to)?.differs?;
+        let chain = self.sides.chains.at(at)?;
+        (self.sides.term == self.raft.term() && self.majority() == Majority::Here).then_some((at, chain))
+    }
+
+    /// The leader says that the majority's chain is this one. What was replaced meanwhile is no longer meant.
+    pub(super) fn hear_outcast(&mut self, (at, chain): (Index, HashChain)) {
+        if self.sides.chains.at(at).is_some_and(|own| own != chain) {
+            self.enter_quarantine(at);
+        }
+    }
+
+    /// This replica's backend has died of an entry that the others can apply: a snapshot of theirs may help, once.
+    pub(super) fn cannot_apply(&mut self, on: Index) -> bool {
+        let has_tried = self.sides.unable_at.replace(on) == Some(on);
+        if !has_tried {
+            self.enter_quarantine(on);
+        }
+        has_tried
+    }
+
+    pub(super) fn enter_quarantine(&mut self, at: Index) {
+        if self.sides.quarantine.is_some() {
+            return;
+        }
+        tracing::error!(me = %self.raft.id(), entry = %at,
+            "in quarantine: the state is not the majority's, and is replaced by a snapshot of the leader's");
+        self.sides.quarantine = Some(at);
+        self.raft.quarantine();
+        for query in self.reads.take_all() {
+            if let Asker::Client(ticket) = query.asker {
+                self.answers.push(Answer { ticket, result: Err(RequestError::Quarantined) });
+            }
+        }
+    }
+
+    /// The state is to be that of a snapshot from elsewhere.
+    pub(super) fn leave_quarantine(&mut self) {
+        self.sides.chains.reset();
+        self.sides.is_replacing = true;
+        if self.sides.quarantine.take().is_some() {
+            self.snapshots.is_void = self.snapshots.in_progress;
+            tracing::info!(me = %self.raft.id(), "out of quarantine: the state is that of a snapshot of the leader's");
+        }
+    }
+
+    /// Sends snapshots to those in quarantine that need one. If the own is not late enough, another is wanted.
+    pub(super) fn serve_outcasts(&mut self, snapshots: &mut Vec<Envelope>) {
+        if !self.raft.knows_all_verdicts() || self.sides.term != self.raft.term() {
+            self.snapshots.wanted_after = None;
+            return;
+        }
+        let (from, term, own) = (self.raft.id(), self.raft.term(), self.raft.snapshot().cloned());
+        let mut wanted_after = None;
+        for (to, standing) in &mut self.sides.tally {
+            let Some(needs_after) = standing.needs_after.filter(|_| !self.sides.served.contains(to)) else { continue };
+            match own.clone().filter(|meta| meta.position.index > needs_after) {
+                Some(meta) => {
+                    // It says so again if it does not come.
+                    standing.needs_after = None;
+                    self.sides.served.insert(*to);
+                    snapshots.push(Envelope { from, to: *to, term, message: Message::Snapshot { meta } });
+                }
+                None => wanted_after = wanted_after.max(Some(needs_after)),
+            }
+        }
+        self.snapshots.wanted_after = wanted_after;
+    }
+
+    /// A snapshot has reached its receiver, or has not.
+    pub(super) fn outcast_served(&mut self, to: Incarnation) {
+        self.sides.served.remove(&to);
+    }
+}

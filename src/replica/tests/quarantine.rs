@@ -1,0 +1,136 @@
+//! What becomes of a replica that has parted from the others.
+
+use super::*;
+
+fn report(applied: u64, chain: HashChain, needs_after: Option<u64>) -> Option<Rider> {
+    let applied = Some((Index(applied), chain));
+    Some(Rider::Report(Report { applied, mark: None, trial: None, needs_after: needs_after.map(Index) }))
+}
+
+fn wrong() -> HashChain {
+    HashChain(Digest::of(b"wrong"))
+}
+
+impl Hands {
+    fn reports(&mut self, from: Incarnation, rider: Option<Rider>) {
+        self.hear_with(from, self.term(), Message::HeartbeatReply { round: 0 }, rider);
+        self.settle();
+    }
+
+    fn outcast(&self, to: Incarnation) -> Option<(Index, HashChain)> {
+        let Some(Rider::Judgement(judgement)) = self.replica.rider(to) else { panic!("a leader says what is judged") };
+        judgement.outcast
+    }
+
+    /// A leader that has applied all.
+    fn serving() -> Self {
+        let mut hands = Self::leader();
+        hands.replicate();
+        hands.work();
+        hands.forget();
+        hands
+    }
+
+    fn snapshots_to(&self, to: Incarnation) -> Vec<Index> {
+        let position = |envelope: &Envelope| match &envelope.message {
+            Message::Snapshot { meta } if envelope.to == to => Some(meta.position.index),
+            _ => None,
+        };
+        self.snapshots.iter().filter_map(position).collect()
+    }
+
+    fn write_and_replicate(&mut self) {
+        self.write(1000 + self.last().0, "a");
+        self.settle();
+        self.replicate();
+        self.work();
+    }
+}
+
+#[test]
+fn who_differs_from_a_majority_is_told_and_served_a_snapshot() {
+    let mut hands = Hands::serving();
+    let at = hands.last();
+    hands.reports(THREE, report(at.0, wrong(), None));
+    assert_eq!(hands.outcast(THREE), None, "it is not known what the third says");
+    hands.reports(TWO, report(at.0, chain_at(at), None));
+    assert_eq!((hands.outcast(THREE), hands.outcast(TWO)), (Some((at, chain_at(at))), None));
+
+    hands.reports(THREE, report(at.0, wrong(), Some(0)));
+    hands.write_and_replicate();
+    assert_eq!(hands.snapshots_to(THREE), [], "there is none");
+    let meta = hands.wanted.pop().expect("one is wanted soon");
+    hands.replica.snapshot_taken(meta.clone());
+    hands.settle();
+    assert_eq!(hands.snapshots_to(THREE), [meta.position.index]);
+    hands.reports(THREE, report(meta.position.index.0, chain_at(meta.position.index), None));
+    assert_eq!(hands.outcast(THREE), None, "its state is right again");
+}
+
+#[test]
+fn while_it_is_not_known_where_the_majority_is_nothing_is_applied() {
+    let mut hands = Hands::serving();
+    let at = hands.last();
+    hands.reports(THREE, report(at.0, wrong(), None));
+    hands.write(1, "a");
+    hands.settle();
+    hands.replicate();
+    assert!(!hands.jobs.iter().any(|job| matches!(job, Job::Apply(_))));
+    hands.reports(TWO, report(at.0, chain_at(at), None));
+    assert!(hands.jobs.iter().any(|job| matches!(job, Job::Apply(_))));
+}
+
+#[test]
+fn a_leader_that_differs_from_the_majority_steps_aside() {
+    let mut hands = Hands::serving();
+    let at = hands.last();
+    hands.reports(THREE, report(at.0, wrong(), None));
+    hands.reports(TWO, report(at.0, wrong(), None));
+    assert_eq!((hands.replica.raft().is_leader(), hands.replica.quarantine()), (false, Some(at)));
+    hands.query(1);
+    hands.settle();
+    assert_eq!(hands.answer(1), Some(&Err(RequestError::Quarantined)));
+}
+
+#[test]
+fn what_an_earlier_leader_heard_counts_no_more() {
+    let mut hands = Hands::serving();
+    let at = hands.last();
+    hands.reports(THREE, report(at.0, wrong(), None));
+    hands.hear(TWO, hands.term() + 1, Message::Heartbeat { commit: Index(1), round: 1 });
+    hands.win();
+    hands.replicate();
+    assert!(hands.jobs.iter().any(|job| matches!(job, Job::Apply(_))));
+}
+
+#[test]
+fn who_is_told_that_it_differs_applies_and_answers_nothing_before_it_has_a_snapshot() {
+    let mut hands = Hands::follower();
+    let entries = (2..=5).map(|index| entry(2, index, Payload::Data(data("a")))).collect();
+    let told = |outcast| {
+        let (judged, verdict, trial) = (Index(5), Index::ZERO, None);
+        Some(Rider::Judgement(Judgement { judged, verdict, trial, outcast }))
+    };
+    let append = Message::Append { prev: LogPosition::new(Term(1), Index(1)), entries, commit: Index(5) };
+    hands.hear_with(TWO, 2, append, told(None));
+    hands.settle();
+    hands.work();
+    hands.query(1);
+    hands.settle();
+    let heartbeat = Message::Heartbeat { commit: Index(5), round: 1 };
+    hands.hear_with(TWO, 2, heartbeat.clone(), told(Some((Index(4), chain_at(Index(4))))));
+    assert_eq!(hands.replica.quarantine(), None, "it does not differ there");
+    hands.hear_with(TWO, 2, heartbeat, told(Some((Index(4), wrong()))));
+    hands.settle();
+    assert_eq!(hands.replica.quarantine(), Some(Index(4)));
+    assert_eq!(hands.answer(1), Some(&Err(RequestError::Quarantined)));
+    hands.hear_entries(TWO, 2, (2, 5), vec![entry(2, 6, Payload::Noop)], 6);
+    assert_eq!(hands.jobs, []);
+
+    hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 4) });
+    let [Job::Restore(restored), Job::Apply(run)] = &hands.jobs[..] else { panic!("{:?}", hands.jobs) };
+    assert_eq!((restored, run.entries[0].index), (&meta(2, 4), Index(5)));
+    assert_eq!(hands.replica.quarantine(), None);
+    hands.work();
+    assert_eq!(hands.replica.machine().0, Index(6));
+}
