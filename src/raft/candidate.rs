@@ -5,6 +5,9 @@ use crate::raft::role::{Candidacy, Role};
 use crate::raft::{Envelope, Message, Raft};
 use crate::types::{Incarnation, LogPosition, Term};
 
+/// Election timeouts without a leader after which a learner runs.
+const LEARNERS_PATIENCE: u32 = 10;
+
 impl Raft {
     pub(super) fn tick_candidate(&mut self) {
         let (Role::PreCandidate(candidacy) | Role::Candidate(candidacy)) = &mut self.role else { return };
@@ -34,10 +37,17 @@ impl Raft {
 
     /// Voters may run. So may a peer that leaves, as long as it does not know that this is committed: it may be the only
     /// one left whose log the others can vote for (thesis section 4.2.2). It does not count itself.
+    ///
+    /// Nor does a learner, who may run for the same reason, but late: a voter that holds a joint configuration needs its vote,
+    /// and does not get it where a later leader, which is gone, has given entries to learners alone.
     fn may_run(&self) -> bool {
-        let index = self.log.configuration_index();
+        let (configuration, index) = (self.log.configuration(), self.log.configuration_index());
         let is_leaving = || index > self.log.commit() && self.log.configuration_at(index.prev()).is_voter(self.id);
-        self.log.configuration().is_voter(self.id) || is_leaving()
+        let is_last_resort = || {
+            let patience_ticks = self.config.election_ticks.saturating_mul(LEARNERS_PATIENCE);
+            configuration.contains(self.id) && self.leader_silent_ticks >= patience_ticks
+        };
+        configuration.is_voter(self.id) || is_leaving() || is_last_resort()
     }
 
     /// Runs in an election. The vote for itself is a message like the others: it counts once it is durable.

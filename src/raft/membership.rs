@@ -126,11 +126,12 @@ impl Raft {
     }
 
     /// Lets go who has left, once that is committed: until then they get the log, and so learn that they have left.
-    /// A leader among them steps down (thesis section 4.2.2).
+    /// A leader among them steps down (thesis section 4.2.2), as does a learner who leads, once the voters have what it had
+    /// to give.
     pub(super) fn finish_membership(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         let configuration = self.log.configuration();
-        if self.log.commit() < self.log.configuration_index() {
+        if self.log.commit() < self.log.configuration_index().max(leader.term_start) {
             return;
         }
         leader.progress.retain(|peer, _| configuration.contains(*peer));
