@@ -4,12 +4,14 @@
 //! The version of the protocol is agreed on by ALPN when the connection is made.
 
 mod fault;
+mod membership;
 mod session;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use fault::{BackendFault, CommandError, CommandReply, GuestFault};
+pub use membership::{ChangeMembers, ChangeRefusal, Membership};
 pub use session::{
     MAX_SESSION_TIMEOUT_MS, MAX_TRIGGERS, MAX_WATCHED_BYTES, MIN_SESSION_TIMEOUT_MS, SessionEnd, SessionEvent,
     SessionRefusal, SessionRequest, SessionSecret, SessionStart, TriggerId, TriggerReason,
@@ -65,6 +67,20 @@ pub enum Request {
     },
     /// Create a cluster. The component's bytes follow on the stream.
     Create(CreateCluster),
+    /// Who are the cluster's peers? Only the leader tells; another peer answers [`RequestError::NotLeader`].
+    Members {
+        /// The peer's name on the node.
+        peer: String,
+    },
+    /// Change the cluster's peers. Only the leader does; another peer answers [`RequestError::NotLeader`].
+    ChangeMembers {
+        /// The peer's name on the node.
+        peer: String,
+        /// From which to which.
+        change: ChangeMembers,
+        /// How long the node lets the request wait, in milliseconds.
+        timeout_ms: u64,
+    },
 }
 
 /// A cluster to be created.
@@ -104,6 +120,10 @@ pub enum Reply {
         /// The new cluster.
         cluster: ClusterId,
     },
+    /// The cluster's peers.
+    Members(Membership),
+    /// The cluster's peers are those that were asked for.
+    MembersChanged,
     /// The request failed.
     Failed(RequestError),
 }
@@ -184,6 +204,9 @@ pub enum RequestError {
         /// Every peer that could not start, with the reason.
         failures: Vec<PeerFailure>,
     },
+    /// The peers of a cluster were not changed, or are not known to be.
+    #[error(transparent)]
+    NotChanged(ChangeRefusal),
     /// A session can be used only by the client that opened it.
     #[error("the session was opened by another client, or with another secret")]
     NotYourSession,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use crate::codec::{self, DecodeError};
-use crate::protocol::{MAX_FRAME_BYTES, Reply, Request};
+use crate::protocol::{MAX_FRAME_BYTES, Reply, Request, RequestError};
 use crate::transport::{
     ConnectError, Connection, Credentials, Endpoint, FrameError, FrameReader, FrameWriter, Protocol, TransportError,
 };
@@ -64,6 +64,9 @@ pub enum CallError {
         /// Why it has stopped.
         reason: String,
     },
+    /// The node has no such peer, or no longer: it may have left its cluster.
+    #[error(transparent)]
+    Absent(RequestError),
     /// The node answered something else than was asked.
     #[error("{node} answered another question than was asked: a defect of zraft")]
     Mismatched {
@@ -76,7 +79,7 @@ impl CallError {
     /// Whether the node may have seen the request and acted on it.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {
-        !matches!(self, Self::Connect(_) | Self::Stopped { .. })
+        !matches!(self, Self::Connect(_) | Self::Stopped { .. } | Self::Absent(_))
     }
 }
 

@@ -226,6 +226,11 @@ impl LightSession {
                 let error = CallError::Stopped { node: peer.node().clone(), reason: error.to_string() };
                 Ok(Err(self.pass_over(peer, error, attempts)))
             }
+            // A peer that has left its cluster is no longer there, but others may be.
+            Ok(Reply::Failed(error @ RequestError::NoSuchPeer { .. })) if self.peers().len() > 1 => {
+                let error = CallError::Absent(error);
+                Ok(Err(self.pass_over(peer, error, attempts)))
+            }
             Ok(Reply::Failed(error)) => self.judge_refusal(peer, error, is_write).map(Err),
             Ok(reply) => {
                 self.peers().succeeded(peer, is_write);

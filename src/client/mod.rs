@@ -1,6 +1,7 @@
 //! The client library: feature `client` alone builds it, without the WebAssembly engine and the database.
 //!
-//! - [`Client`] keeps connections to nodes, and asks them: [`Client::status`], [`Client::create`].
+//! - [`Client`] keeps connections to nodes, and asks them: [`Client::status`], [`Client::create`], who the peers of a cluster
+//!   are ([`Client::get_conf`]) and to change them ([`Client::set_new_conf`]).
 //! - [`LightSession`] writes to and reads from a cluster, wherever its leader is. The cluster knows nothing of it, so a write
 //!   that was cut off may have been applied or not.
 //! - [`Session`] is known to the cluster: its writes run exactly once and in order, its ephemeral data goes when it ends, and
@@ -56,6 +57,7 @@ mod kv;
 pub mod kv_api;
 mod kv_session;
 mod light_session;
+mod membership;
 mod peers;
 pub mod session;
 
@@ -65,4 +67,5 @@ pub use kv::{CompareAndSet, Kv, KvError};
 pub use kv_api::{KvCommand, KvEntry, KvExpected, KvQuery, KvReply};
 pub use kv_session::{KvSession, KvWatched};
 pub use light_session::{LightSession, SessionError, SessionOptions, Written};
+pub use membership::MembershipError;
 pub use session::{Ending, Notice, Notices, PendingWrite, Session, SessionFailure, Watched};

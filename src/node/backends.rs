@@ -64,6 +64,11 @@ impl Backends {
         Ok(backend.factory(genesis.cluster, genesis.settings.budgets))
     }
 
+    /// The bytes of a component that is kept here.
+    pub(super) fn bytes(&self, component: Digest) -> Result<Bytes, StoreError> {
+        self.files.get(component)
+    }
+
     /// Forgets all components but those that peers of this node run.
     pub(super) fn keep_only(&self, in_use: &BTreeSet<Digest>) -> Result<(), BackendError> {
         self.lock().retain(|digest, _| in_use.contains(digest));

@@ -15,19 +15,22 @@ use tokio::time::MissedTickBehavior;
 
 use crate::machine::Command;
 use crate::node::backends::Backends;
-use crate::node::frames::{ClusterSpec, PeerFrame};
+use crate::node::frames::{ClusterSpec, NodeFrame, PeerFrame, StandingFrame};
 use crate::node::guests::{GuestThreads, Guests};
 use crate::node::host::{HostEvent, HostJob};
 use crate::node::hosting::{HostedPeer, Starting};
 use crate::node::lifecycle::{PeerRecord, Reservations};
 use crate::node::links::{ClientLink, LinkSender};
+use crate::node::members::{Plan, PlannedChange};
 use crate::node::network::Network;
 use crate::node::space::FullDisks;
-use crate::protocol::{NodeStatus, PeerFailure, Reply, RequestError, SessionRequest, SessionStart};
+use crate::protocol::{
+    ChangeMembers, Membership, NodeStatus, PeerFailure, Reply, RequestError, SessionRequest, SessionStart,
+};
 use crate::raft::{self, Entry, Envelope, LogRead, Message, WriteToken};
 use crate::replica::{Answer, Effects, LinkId, Now, PeerMessage, Ticket};
 use crate::store::{Completion, Store, StoreError, StoredPeer};
-use crate::types::{ClusterId, Incarnation, LogPosition, NodeAddr, PeerId};
+use crate::types::{ClusterId, Incarnation, LogPosition, NodeAddr};
 
 /// Events that wait for the loop. Who brings more has to wait.
 pub(super) const MAX_EVENTS: usize = 4096;
@@ -42,6 +45,8 @@ const MAX_EVENTS_PER_ROUND: usize = 512;
 pub(super) enum Event {
     /// A message for a peer, from another node.
     Peer { from: NodeAddr, frame: PeerFrame },
+    /// A question or an answer about whether a peer still belongs to its cluster, from another node.
+    Standing { from: NodeAddr, frame: StandingFrame },
     /// A client wants to write.
     Write { peer: String, data: Bytes, timeout_ms: u64, reply: oneshot::Sender<Reply> },
     /// A client wants to read.
@@ -68,12 +73,18 @@ pub(super) enum Event {
     Host { incarnation: Incarnation, event: HostEvent },
     /// A snapshot has reached its receiver, or not.
     SnapshotSent { from: Incarnation, to: Incarnation, ok: bool },
-    /// Which of this node's peers of the cluster cannot be? If none, their names are kept for it.
+    /// Which of these peers cannot be on this node? If none, their names are kept.
     Reserve { spec: ClusterSpec, reply: oneshot::Sender<Vec<PeerFailure>> },
-    /// Start the peers of a prepared cluster.
-    Start { cluster: ClusterId, reply: oneshot::Sender<Result<(), String>> },
-    /// Forget a cluster, prepared or started.
-    Discard { cluster: ClusterId, reply: oneshot::Sender<()> },
+    /// Start peers that were prepared.
+    Start { id: Incarnation, reply: oneshot::Sender<Result<(), String>> },
+    /// Forget peers, prepared or started.
+    Discard { peers: Vec<Incarnation>, reply: oneshot::Sender<()> },
+    /// Who are the peers of a cluster?
+    Members { peer: String, reply: oneshot::Sender<Result<Membership, RequestError>> },
+    /// May the peers of a cluster be changed?
+    PlanChange { peer: String, change: ChangeMembers, reply: oneshot::Sender<Result<Plan, RequestError>> },
+    /// Change the peers of a cluster as planned.
+    BeginChange { change: PlannedChange, reply: oneshot::Sender<Result<(), RequestError>> },
     /// Which life of which peer is meant, and does it live here?
     Lookup { cluster: ClusterId, incarnation: Incarnation, reply: oneshot::Sender<bool> },
     /// Stop the node.
@@ -179,6 +190,8 @@ impl Driver {
             }
             for incarnation in std::mem::take(&mut self.touched) {
                 while self.carry_out(incarnation) {}
+                self.settle_change(incarnation);
+                self.leave(incarnation);
             }
         };
         // Nobody may wait for an event to be taken once nobody takes them.
@@ -220,6 +233,8 @@ impl Driver {
             }
             self.touched.insert(*incarnation);
         }
+        self.tick_standing();
+        self.tick_changes(now.monotonic_ms);
         if self.reservations.expire(now.monotonic_ms) {
             self.forget_unused_components();
         }
@@ -228,6 +243,7 @@ impl Driver {
     fn handle(&mut self, event: Event) -> Option<Ended> {
         match event {
             Event::Peer { from, frame } => self.step(&from, frame),
+            Event::Standing { from, frame } => self.standing(&from, frame),
             Event::Write { peer, data, timeout_ms, reply } => self.write(&peer, data, timeout_ms, reply),
             Event::Query { peer, request, timeout_ms, reply } => {
                 let deadline_ms = self.now().monotonic_ms + timeout_ms;
@@ -256,11 +272,14 @@ impl Driver {
                 }
             }
             Event::Reserve { spec, reply } => drop(reply.send(self.reserve(spec))),
-            Event::Start { cluster, reply } => self.start_cluster(cluster, reply),
-            Event::Discard { cluster, reply } => {
-                self.discard(cluster);
+            Event::Start { id, reply } => self.start_peers(id, reply),
+            Event::Discard { peers, reply } => {
+                self.discard(&peers);
                 let _ = reply.send(());
             }
+            Event::Members { peer, reply } => drop(reply.send(self.membership(&peer))),
+            Event::PlanChange { peer, change, reply } => drop(reply.send(self.plan_change(&peer, &change))),
+            Event::BeginChange { change, reply } => self.begin_change(change, reply),
             Event::Lookup { cluster, incarnation, reply } => {
                 let lives_here = self.running(incarnation).is_some_and(|peer| peer.record.genesis.cluster == cluster);
                 let _ = reply.send(lives_here);
@@ -343,14 +362,14 @@ impl Driver {
     fn step(&mut self, from: &NodeAddr, frame: PeerFrame) {
         let now = self.now();
         let Some(peer) = self.running(frame.message.envelope.to) else { return };
-        let sender = peer.replica.raft().address(frame.message.envelope.from);
-        let is_genuine = peer.record.genesis.cluster == frame.cluster && sender.is_some_and(|peer| peer.node() == from);
+        let sender = frame.message.envelope.from;
+        let is_genuine = peer.record.genesis.cluster == frame.cluster && peer.lives_on(sender, from);
         if is_genuine {
             peer.replica.step(frame.message, now);
             self.full_disks.told(from, frame.is_disk_full);
         } else {
-            tracing::warn!(node = %from, cluster = %frame.cluster, peer = %frame.message.envelope.from,
-                "refused a message of a peer that is not known to live on that node");
+            tracing::warn!(node = %from, cluster = %frame.cluster, peer = %sender,
+                "refused a message of a peer that lives on another node, or of another cluster");
         }
     }
 
@@ -492,18 +511,14 @@ impl Driver {
     fn send(network: &mut Network, peer: &HostedPeer, message: PeerMessage, is_disk_full: bool) {
         let envelope = &message.envelope;
         // A receiver that left the configuration meanwhile has no address, and needs no message.
-        let Some(to) = peer.replica.raft().address(envelope.to).map(PeerId::node).cloned() else {
-            return;
-        };
+        let Some(to) = peer.node_of(envelope.to).cloned() else { return };
         let is_urgent = !matches!(envelope.message, Message::Append { .. });
         let frame = PeerFrame { cluster: peer.record.genesis.cluster, message, is_disk_full };
-        network.send(&to, is_urgent, &frame);
+        network.send(&to, is_urgent, &NodeFrame::Peer(frame));
     }
 
     fn send_snapshot(parts: &Parts, peer: &HostedPeer, envelope: Envelope, is_disk_full: bool) {
-        let Some(to) = peer.replica.raft().address(envelope.to).map(PeerId::node).cloned() else {
-            return;
-        };
+        let Some(to) = peer.node_of(envelope.to).cloned() else { return };
         let message = PeerMessage { envelope, rider: None };
         let frame = PeerFrame { cluster: peer.record.genesis.cluster, message, is_disk_full };
         parts.network.send_snapshot(to, frame, parts.store.snapshots(), parts.events.clone());

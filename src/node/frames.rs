@@ -3,18 +3,49 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::node::standing::Introduction;
 use crate::protocol::PeerFailure;
 use crate::replica::PeerMessage;
 use crate::settings::Settings;
-use crate::types::{ClusterId, Digest, Incarnation, PeerId};
+use crate::types::{ClusterId, Digest, Incarnation, PeerId, Term};
 
-/// A message of one peer to another, on the connection between their nodes.
+/// What one node tells another on the connection between them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum NodeFrame {
+    /// A message of one peer to another.
+    Peer(PeerFrame),
+    /// What one peer wants to know of another: see [`standing`](super::standing).
+    Standing(StandingFrame),
+}
+
+/// A message of one peer to another.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct PeerFrame {
     pub(super) cluster: ClusterId,
     pub(super) message: PeerMessage,
     /// Whether the disk of the sender's node is full: see [`space`](super::space).
     pub(super) is_disk_full: bool,
+}
+
+/// A question, or an answer, about whether a peer still belongs to its cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StandingFrame {
+    pub(super) cluster: ClusterId,
+    pub(super) from: Incarnation,
+    pub(super) to: Incarnation,
+    pub(super) content: Standing,
+}
+
+/// What is asked or answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Standing {
+    /// Does the sender still belong to the cluster?
+    Question,
+    /// The receiver does not belong to the cluster of which the sender is the leader in this term.
+    Left {
+        /// The term.
+        term: Term,
+    },
 }
 
 /// What a bulk transfer is for: its header. The bytes it speaks of are the transfer's body.
@@ -25,10 +56,10 @@ pub(super) enum BulkRequest {
     /// The body is a component. Can this node's peers of the cluster start? Nothing is promised for longer than
     /// [`PREPARED_MS`](super::lifecycle::PREPARED_MS).
     Prepare(ClusterSpec),
-    /// Start this node's peers of a cluster that was prepared. No body.
-    Start(ClusterId),
-    /// Forget all of the cluster, prepared or started. No body.
-    Discard(ClusterId),
+    /// Start this node's peers of what was prepared, named by [`ClusterSpec::id`]. No body.
+    Start(Incarnation),
+    /// Forget these peers, prepared or started. No body.
+    Discard(Vec<Incarnation>),
 }
 
 /// The answer to a bulk transfer.
@@ -42,7 +73,8 @@ pub(super) enum BulkReply {
     Refused(String),
 }
 
-/// A cluster to be created, as its nodes see it: equal on all of them.
+/// Peers to be created, as their nodes see them: equal on all of them. All peers of a new cluster, or those that are to
+/// join one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ClusterSpec {
     pub(super) cluster: ClusterId,
@@ -50,6 +82,8 @@ pub(super) struct ClusterSpec {
     pub(super) component: Digest,
     pub(super) config: Bytes,
     pub(super) settings: Settings,
-    /// When it was created, in milliseconds since the Unix epoch: the time of the first entry.
+    /// When the cluster was created, in milliseconds since the Unix epoch: the time of the first entry.
     pub(super) time_ms: u64,
+    /// Set for peers that join a cluster.
+    pub(super) introduction: Option<Introduction>,
 }

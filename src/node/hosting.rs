@@ -9,10 +9,12 @@ use crate::node::driver::{Driver, to_ms};
 use crate::node::frames::ClusterSpec;
 use crate::node::host::{Host, HostJob};
 use crate::node::lifecycle::PeerRecord;
+use crate::node::members::ChangeUnderWay;
+use crate::node::standing::Company;
 use crate::protocol::{NodeStatus, PeerFailure, PeerStatus, RequestError};
 use crate::raft::{Restored, WriteToken};
 use crate::replica::Replica;
-use crate::types::{ClusterId, Incarnation, LogPosition};
+use crate::types::{Incarnation, LogPosition};
 use crate::wasm;
 
 /// A peer that lives here.
@@ -26,6 +28,10 @@ pub(super) struct HostedPeer {
     pub(super) snapshot_write: Option<(WriteToken, LogPosition)>,
     /// The last write that is durable.
     pub(super) durable: WriteToken,
+    /// Whom the peer belongs with.
+    pub(super) company: Company,
+    /// The change of the cluster's peers that this peer was asked for.
+    pub(super) change: ChangeUnderWay,
 }
 
 /// A cluster whose peers here are being made durable. They live from then on.
@@ -50,13 +56,17 @@ impl Driver {
         self.parts.guests.give(incarnation, HostJob::Start(snapshot));
         self.names.insert(record.peer.name().to_owned(), incarnation);
         let durable = WriteToken::default();
-        self.peers.insert(incarnation, HostedPeer { record, replica, stopped: None, snapshot_write: None, durable });
+        let company = Company::new(record.introduction.as_ref());
+        let change = ChangeUnderWay::default();
+        let peer = HostedPeer { record, replica, stopped: None, snapshot_write: None, durable, company, change };
+        self.peers.insert(incarnation, peer);
         self.touched.insert(incarnation);
     }
 
-    /// Keeps names for a cluster to be created, or says which peers cannot be.
+    /// Keeps names for peers to be created, or says which cannot be.
     pub(super) fn reserve(&mut self, spec: ClusterSpec) -> Vec<PeerFailure> {
         let now = self.now();
+        self.make_way(&spec);
         let here = spec.peers.iter().filter(|(_, peer)| *peer.node() == self.parts.node);
         let taken = here.filter(|(_, peer)| self.names.contains_key(peer.name()) || self.reservations.has(peer));
         let failures: Vec<_> = taken
@@ -69,7 +79,7 @@ impl Driver {
             return spec.failures_on(&self.parts.node, "the disk of the node is full: make room there");
         }
         if failures.is_empty() && self.reservations.is_full() {
-            let reason = "too many clusters are being created on this node; try again later";
+            let reason = "too many clusters are being created or changed on this node; try again later";
             return spec.failures_on(&self.parts.node, reason);
         }
         if failures.is_empty() {
@@ -78,9 +88,9 @@ impl Driver {
         failures
     }
 
-    /// Makes the peers of a prepared cluster. The answer comes when they are durable.
-    pub(super) fn start_cluster(&mut self, cluster: ClusterId, reply: oneshot::Sender<Result<(), String>>) {
-        let Some(spec) = self.reservations.take(cluster) else {
+    /// Makes peers that were prepared. The answer comes when they are durable.
+    pub(super) fn start_peers(&mut self, id: Incarnation, reply: oneshot::Sender<Result<(), String>>) {
+        let Some(spec) = self.reservations.take(id) else {
             let _ = reply.send(Err("it was not prepared here, or too long ago".to_owned()));
             return;
         };
@@ -109,25 +119,30 @@ impl Driver {
         }
     }
 
-    /// Forgets all of a cluster.
-    pub(super) fn discard(&mut self, cluster: ClusterId) {
-        self.reservations.take(cluster);
-        for starting in self.starting.extract_if(.., |starting| starting.spec.cluster == cluster) {
+    /// Forgets peers, whether they are in preparation, started, or running.
+    pub(super) fn discard(&mut self, incarnations: &[Incarnation]) {
+        self.reservations.discard(incarnations);
+        for starting in self.starting.extract_if(.., |starting| starting.spec.names_any(incarnations)) {
             for (incarnation, record) in starting.missing {
                 self.names.remove(record.peer.name());
                 self.parts.store.remove_peer(incarnation);
             }
         }
-        let of_cluster = |_: &Incarnation, peer: &mut HostedPeer| peer.record.genesis.cluster == cluster;
-        let gone: Vec<_> = self.peers.extract_if(.., of_cluster).collect();
-        for (incarnation, peer) in gone {
-            self.names.remove(peer.record.peer.name());
-            self.parts.guests.remove(incarnation);
-            self.parts.store.remove_peer(incarnation);
-            let reason = "its cluster was removed from this node".to_owned();
-            self.give_up_clients(incarnation, &RequestError::PeerStopped { reason });
+        for incarnation in incarnations {
+            self.remove_peer(*incarnation);
         }
         self.forget_unused_components();
+    }
+
+    /// Forgets a peer that runs here, and its files.
+    pub(super) fn remove_peer(&mut self, incarnation: Incarnation) {
+        let Some(peer) = self.peers.remove(&incarnation) else { return };
+        let name = peer.record.peer.name();
+        self.names.remove(name);
+        self.parts.guests.remove(incarnation);
+        self.parts.store.remove_peer(incarnation);
+        let error = RequestError::NoSuchPeer { name: name.to_owned(), node: self.parts.node.clone() };
+        self.give_up_clients(incarnation, &error);
     }
 
     /// Here and now, not in the background: a cluster that is prepared after this must find its component kept.

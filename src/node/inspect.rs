@@ -129,7 +129,7 @@ mod tests {
     fn record(cluster: u128) -> PeerRecord {
         let (config, settings) = (Bytes::new(), Settings::default());
         let genesis = Genesis { cluster: ClusterId(cluster), component: Digest::of(COMPONENT), config, settings };
-        PeerRecord { peer: format!("kv{cluster}@127.0.0.1:7400").parse().unwrap(), genesis }
+        PeerRecord { peer: format!("kv{cluster}@127.0.0.1:7400").parse().unwrap(), genesis, introduction: None }
     }
 
     /// The files of a node with two peers, the second with the snapshot of cluster `of`.

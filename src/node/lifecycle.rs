@@ -1,4 +1,4 @@
-//! How clusters come to be: all peers or none.
+//! How peers come to be, those of a new cluster or those that join one: all or none.
 //!
 //! The node of the first peer coordinates. It has every node *prepare*: check the component, try it, and keep the
 //! peers' names. Only if all could, it has them *start*. If any could not, it has all of them *discard* what they
@@ -19,8 +19,9 @@ use crate::node::driver::Event;
 use crate::node::frames::{BulkRequest, ClusterSpec};
 use crate::node::guests::Guests;
 use crate::node::network::{CallError, call};
+use crate::node::standing::Introduction;
 use crate::protocol::{CreateCluster, MAX_CONFIG_BYTES, MAX_PEERS, PeerFailure, RequestError};
-use crate::raft::{Configuration, Write};
+use crate::raft::{Configuration, Write, WriteToken};
 use crate::transport::Endpoint;
 use crate::types::{ClusterId, Digest, Incarnation, NodeAddr, PeerId};
 
@@ -28,7 +29,7 @@ use crate::types::{ClusterId, Digest, Incarnation, NodeAddr, PeerId};
 pub(super) const PREPARED_MS: u64 = 120_000;
 /// Longest reason for a failure: those of all peers must fit into one answer.
 const MAX_REASON_CHARS: usize = 1000;
-/// Most clusters in preparation on a node.
+/// Most clusters and changes of clusters in preparation on a node.
 const MAX_RESERVATIONS: usize = 64;
 
 /// What a node keeps for each of its peers, opaque to the store.
@@ -38,6 +39,8 @@ pub struct PeerRecord {
     pub peer: PeerId,
     /// What its cluster was created with.
     pub genesis: Genesis,
+    /// Set for a peer that was not there from the beginning: whom it joined.
+    pub introduction: Option<Introduction>,
 }
 
 impl PeerRecord {
@@ -59,12 +62,31 @@ impl ClusterSpec {
     /// The cluster's peers on a node.
     pub(super) fn records_on<'a>(&'a self, node: &'a NodeAddr) -> impl Iterator<Item = (Incarnation, PeerRecord)> + 'a {
         let here = self.peers.iter().filter(move |(_, peer)| peer.node() == node);
-        here.map(|(incarnation, peer)| (*incarnation, PeerRecord { peer: peer.clone(), genesis: self.genesis() }))
+        here.map(|(incarnation, peer)| {
+            let introduction = self.introduction.clone();
+            (*incarnation, PeerRecord { peer: peer.clone(), genesis: self.genesis(), introduction })
+        })
     }
 
-    /// What every peer's log begins with.
+    /// What every peer's log begins with: the peers of a new cluster. Who joins a cluster gets all from its leader.
     pub(super) fn bootstrap(&self) -> Write {
+        if self.introduction.is_some() {
+            return Write::new(WriteToken::default());
+        }
         Write::bootstrap(Configuration::of(self.peers.iter().cloned().collect()), self.time_ms)
+    }
+
+    /// What the nodes know these peers by until they have started: the life of the first.
+    pub(super) fn id(&self) -> Option<Incarnation> {
+        self.peers.first().map(|(incarnation, _)| *incarnation)
+    }
+
+    pub(super) fn incarnations(&self) -> Vec<Incarnation> {
+        self.peers.iter().map(|(incarnation, _)| *incarnation).collect()
+    }
+
+    pub(super) fn names_any(&self, incarnations: &[Incarnation]) -> bool {
+        self.peers.iter().any(|(incarnation, _)| incarnations.contains(incarnation))
     }
 
     fn nodes(&self) -> BTreeSet<NodeAddr> {
@@ -79,10 +101,10 @@ impl ClusterSpec {
     }
 }
 
-/// The clusters that are prepared on a node and not started.
+/// The peers that are prepared on a node and not started.
 #[derive(Default)]
 pub(super) struct Reservations {
-    clusters: BTreeMap<ClusterId, Reservation>,
+    specs: BTreeMap<Incarnation, Reservation>,
 }
 
 struct Reservation {
@@ -91,34 +113,42 @@ struct Reservation {
 }
 
 impl Reservations {
+    /// Keeps the names of peers. Those of nobody are not kept.
     pub(super) fn add(&mut self, spec: ClusterSpec, now_ms: u64) {
-        self.clusters.insert(spec.cluster, Reservation { spec, expires_ms: now_ms + PREPARED_MS });
+        if let Some(id) = spec.id() {
+            self.specs.insert(id, Reservation { spec, expires_ms: now_ms + PREPARED_MS });
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.clusters.len() >= MAX_RESERVATIONS
+        self.specs.len() >= MAX_RESERVATIONS
     }
 
-    /// Whether a cluster in preparation has a peer of that name on that node.
+    /// Whether a peer of that name on that node is in preparation.
     pub(super) fn has(&self, peer: &PeerId) -> bool {
-        self.clusters.values().any(|reservation| reservation.spec.peers.iter().any(|(_, other)| other == peer))
+        self.specs.values().any(|reservation| reservation.spec.peers.iter().any(|(_, other)| other == peer))
     }
 
     pub(super) fn components(&self) -> impl Iterator<Item = Digest> + '_ {
-        self.clusters.values().map(|reservation| reservation.spec.component)
+        self.specs.values().map(|reservation| reservation.spec.component)
     }
 
-    pub(super) fn take(&mut self, cluster: ClusterId) -> Option<ClusterSpec> {
-        Some(self.clusters.remove(&cluster)?.spec)
+    pub(super) fn take(&mut self, id: Incarnation) -> Option<ClusterSpec> {
+        Some(self.specs.remove(&id)?.spec)
+    }
+
+    /// Forgets what was prepared for any of these peers.
+    pub(super) fn discard(&mut self, incarnations: &[Incarnation]) {
+        self.specs.retain(|_, reservation| !reservation.spec.names_any(incarnations));
     }
 
     /// Drops what was prepared too long ago, and tells whether there was any.
     pub(super) fn expire(&mut self, now_ms: u64) -> bool {
-        self.clusters.extract_if(.., |_, reservation| reservation.expires_ms <= now_ms).count() > 0
+        self.specs.extract_if(.., |_, reservation| reservation.expires_ms <= now_ms).count() > 0
     }
 }
 
-/// What it takes to create clusters.
+/// What it takes to create clusters and to change them.
 #[derive(Clone)]
 pub(super) struct Lifecycle {
     pub(super) node: NodeAddr,
@@ -139,18 +169,29 @@ impl Lifecycle {
             let reason = "the component's digest differs from the one announced".to_owned();
             return Err(RequestError::Invalid { reason });
         }
-        let prepare = BulkRequest::Prepare(spec.clone());
-        let mut failures = self.on_all_nodes(&spec, &prepare, component).await;
-        if failures.is_empty() {
-            failures = self.on_all_nodes(&spec, &BulkRequest::Start(spec.cluster), Bytes::new()).await;
-        }
+        let failures = self.make_peers(&spec, component).await;
         if failures.is_empty() {
             tracing::info!(cluster = %spec.cluster, component = %spec.component, "created a cluster");
             return Ok(spec.cluster);
         }
-        // What a node that cannot be told keeps of the cluster, it drops by itself after a while.
-        self.on_all_nodes(&spec, &BulkRequest::Discard(spec.cluster), Bytes::new()).await;
+        self.discard_peers(&spec).await;
         Err(RequestError::NotCreated { failures })
+    }
+
+    /// Makes peers on all their nodes, and returns who could not be made. If there are any, the others are to be
+    /// discarded.
+    pub(super) async fn make_peers(&self, spec: &ClusterSpec, component: Bytes) -> Vec<PeerFailure> {
+        let Some(id) = spec.id() else { return Vec::new() };
+        let failures = self.on_all_nodes(spec, &BulkRequest::Prepare(spec.clone()), component).await;
+        if !failures.is_empty() {
+            return failures;
+        }
+        self.on_all_nodes(spec, &BulkRequest::Start(id), Bytes::new()).await
+    }
+
+    /// Has all nodes forget peers. What a node that cannot be told has prepared, it drops by itself after a while.
+    pub(super) async fn discard_peers(&self, spec: &ClusterSpec) {
+        self.on_all_nodes(spec, &BulkRequest::Discard(spec.incarnations()), Bytes::new()).await;
     }
 
     fn specify(&self, request: CreateCluster) -> Result<ClusterSpec, RequestError> {
@@ -173,22 +214,18 @@ impl Lifecycle {
             Some(_) => {}
         }
         request.settings.check().map_err(|error| invalid(error.to_string()))?;
-        let no_randomness = |error: getrandom::Error| invalid(format!("this node has no randomness: {error}"));
-        let peers = request.peers.into_iter().map(|peer| Ok((Incarnation(random_u64()?), peer)));
         Ok(ClusterSpec {
-            cluster: ClusterId(
-                u128::from(random_u64().map_err(no_randomness)?) << 64
-                    | u128::from(random_u64().map_err(no_randomness)?),
-            ),
-            peers: peers.collect::<Result<_, _>>().map_err(no_randomness)?,
+            cluster: ClusterId(u128::from(random_u64()?) << 64 | u128::from(random_u64()?)),
+            peers: mint(request.peers)?,
             component: request.component,
             config: request.config,
             settings: request.settings,
             time_ms: super::wall_clock_ms(),
+            introduction: None,
         })
     }
 
-    /// Asks all nodes of a cluster at once. The failures come in the order of the peers.
+    /// Asks all nodes of these peers at once. The failures come in the order of the peers.
     async fn on_all_nodes(&self, spec: &ClusterSpec, request: &BulkRequest, body: Bytes) -> Vec<PeerFailure> {
         let mut calls = JoinSet::new();
         for node in spec.nodes() {
@@ -215,17 +252,17 @@ impl Lifecycle {
     pub(super) async fn carry_out(&self, request: BulkRequest, body: Bytes) -> Result<(), CallError> {
         match request {
             BulkRequest::Prepare(spec) => self.prepare(spec, body).await,
-            BulkRequest::Start(cluster) => {
-                let started = self.ask(|reply| Event::Start { cluster, reply }).await?;
+            BulkRequest::Start(id) => {
+                let started = self.ask(|reply| Event::Start { id, reply }).await?;
                 started.map_err(CallError::Refused)
             }
-            BulkRequest::Discard(cluster) => self.ask(|reply| Event::Discard { cluster, reply }).await,
+            BulkRequest::Discard(peers) => self.ask(|reply| Event::Discard { peers, reply }).await,
             BulkRequest::Snapshot(_) => Err(CallError::Refused("a snapshot is received elsewhere".to_owned())),
         }
     }
 
     async fn prepare(&self, spec: ClusterSpec, component: Bytes) -> Result<(), CallError> {
-        let (cluster, genesis, node) = (spec.cluster, spec.genesis(), self.node.clone());
+        let (genesis, node) = (spec.genesis(), self.node.clone());
         let reserving = spec.clone();
         let taken = self.ask(|reply| Event::Reserve { spec: reserving, reply }).await?;
         if !taken.is_empty() {
@@ -236,7 +273,8 @@ impl Lifecycle {
         self.guests.run(move || drop(done.send(backends.prepare(&genesis, &component))));
         let result = result.await.map_err(|_| CallError::Refused(STOPPING.to_owned()))?;
         if let Err(error) = result {
-            self.ask(|reply| Event::Discard { cluster, reply }).await?;
+            let peers = spec.incarnations();
+            self.ask(|reply| Event::Discard { peers, reply }).await?;
             return Err(CallError::Peers(spec.failures_on(&node, &error.to_string())));
         }
         Ok(())
@@ -251,8 +289,14 @@ impl Lifecycle {
     }
 }
 
-fn random_u64() -> Result<u64, getrandom::Error> {
-    getrandom::u64()
+/// Gives each peer the number of its life.
+pub(super) fn mint(peers: Vec<PeerId>) -> Result<Vec<(Incarnation, PeerId)>, RequestError> {
+    peers.into_iter().map(|peer| Ok((Incarnation(random_u64()?), peer))).collect()
+}
+
+fn random_u64() -> Result<u64, RequestError> {
+    let no_randomness = |error| RequestError::Invalid { reason: format!("this node has no randomness: {error}") };
+    getrandom::u64().map_err(no_randomness)
 }
 
 #[cfg(test)]
@@ -268,6 +312,7 @@ mod tests {
             config: Bytes::new(),
             settings: crate::settings::Settings::default(),
             time_ms: 7,
+            introduction: None,
         }
     }
 
@@ -282,15 +327,17 @@ mod tests {
         assert_eq!(reservations.components().collect::<Vec<_>>(), [spec.component]);
         assert!(reservations.expire(100 + PREPARED_MS));
         assert_eq!(reservations.components().count(), 0);
-        assert_eq!(reservations.take(spec.cluster), None, "too late to start it");
+        assert_eq!(reservations.take(Incarnation(1)), None, "too late to start it");
     }
 
     #[test]
     fn reservations_are_bounded() {
         let mut reservations = Reservations::default();
-        for cluster in 0..MAX_RESERVATIONS as u128 {
+        for number in 0..MAX_RESERVATIONS as u64 {
             assert!(!reservations.is_full());
-            reservations.add(spec(cluster, &["kv@h:1"]), 0);
+            let mut spec = spec(1, &["kv@h:1"]);
+            spec.peers[0].0 = Incarnation(number);
+            reservations.add(spec, 0);
         }
         assert!(reservations.is_full());
     }

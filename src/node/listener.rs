@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::codec;
 use crate::node::driver::Event;
-use crate::node::frames::{BulkReply, BulkRequest, PeerFrame};
+use crate::node::frames::{BulkReply, BulkRequest, NodeFrame, PeerFrame};
 use crate::node::lifecycle::Lifecycle;
 use crate::node::links;
 use crate::node::network::CallError;
@@ -68,17 +68,18 @@ impl Listener {
     async fn serve_peer(self, from: NodeAddr, connection: Connection) {
         let Ok(mut receiver) = PeerReceiver::accept(connection.clone()).await else { return };
         while let Ok(frame) = receiver.recv().await {
-            match codec::decode::<PeerFrame>(&frame) {
-                Ok(frame) => {
-                    if self.events.send(Event::Peer { from: from.clone(), frame }).await.is_err() {
-                        return;
-                    }
-                }
+            let from_node = from.clone();
+            let event = match codec::decode::<NodeFrame>(&frame) {
+                Ok(NodeFrame::Peer(frame)) => Event::Peer { from: from_node, frame },
+                Ok(NodeFrame::Standing(frame)) => Event::Standing { from: from_node, frame },
                 Err(error) => {
                     tracing::warn!(node = %from, %error, "closed a connection: a node sent what is no message");
                     connection.close(CloseCode::VIOLATION, "malformed message");
                     return;
                 }
+            };
+            if self.events.send(event).await.is_err() {
+                return;
             }
         }
     }
@@ -141,10 +142,22 @@ impl Listener {
                 self.ask(|reply| Event::Query { peer, request, timeout_ms, reply }).await
             }
             Request::Status => self.ask(|reply| Event::Status { reply }).await.map(Reply::Status),
-            Request::Create(_) if !matches!(identity, Role::Admin(_)) => {
+            Request::Create(_) | Request::ChangeMembers { .. } if !matches!(identity, Role::Admin(_)) => {
                 Err(RequestError::PermissionDenied { identity: identity.to_string() })
             }
             Request::Create(create) => self.create(create, reader).await?,
+            Request::Members { peer } => {
+                let members = self.ask(|reply| Event::Members { peer, reply }).await;
+                members.and_then(|members| members).map(Reply::Members)
+            }
+            Request::ChangeMembers { peer, change, timeout_ms } => {
+                let timeout = Duration::from_millis(timeout_ms.min(MAX_REQUEST_TIMEOUT_MS));
+                // If the client goes away meanwhile, what was begun is still ended.
+                let lifecycle = self.lifecycle.clone();
+                let changing = tokio::spawn(async move { lifecycle.change_members(peer, change, timeout).await });
+                let changed = changing.await.unwrap_or(Err(RequestError::Stopping));
+                changed.map(|()| Reply::MembersChanged)
+            }
             Request::Session { .. } => Err(invalid("a session has a stream of its own".to_owned())),
         };
         Ok(answer.unwrap_or_else(Reply::Failed))

@@ -10,6 +10,7 @@
 //! They talk by queues with bounds; no lock is held while anything waits.
 
 mod backends;
+mod change;
 mod config;
 mod driver;
 mod frames;
@@ -20,8 +21,10 @@ mod inspect;
 mod lifecycle;
 mod links;
 mod listener;
+mod members;
 mod network;
 mod space;
+mod standing;
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -33,6 +36,7 @@ use tokio::sync::mpsc;
 pub use config::{Config, ConfigError, Listen, Settings, Tuning};
 pub use inspect::{NodeCheck, NodeLog, default_snapshot_dir};
 pub use lifecycle::PeerRecord;
+pub use standing::Introduction;
 
 use crate::codec;
 use crate::raft;

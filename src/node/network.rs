@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::codec;
 use crate::node::driver::Event;
-use crate::node::frames::{BulkReply, BulkRequest, PeerFrame};
+use crate::node::frames::{BulkReply, BulkRequest, NodeFrame, PeerFrame};
 use crate::protocol::PeerFailure;
 use crate::raft::Message;
 use crate::store::{Snapshots, StoreError};
@@ -44,7 +44,7 @@ impl Network {
     }
 
     /// Sends a message, or loses it: Raft repeats what matters.
-    pub(super) fn send(&mut self, to: &NodeAddr, is_urgent: bool, frame: &PeerFrame) {
+    pub(super) fn send(&mut self, to: &NodeAddr, is_urgent: bool, frame: &NodeFrame) {
         let link = match self.links.get(to) {
             Some(link) => link,
             None => self.links.entry(to.clone()).or_insert(PeerLink::spawn(self.endpoint.clone(), to.clone())),

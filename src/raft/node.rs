@@ -15,7 +15,7 @@ use crate::raft::{
     Config, ConfigValues, Configuration, Entry, Envelope, LogRead, LogReadPurpose, Message, Payload, ReadId, Ready,
     Restored, SnapshotMeta, SoftState, WriteToken,
 };
-use crate::types::{Incarnation, Index, PeerId, Term};
+use crate::types::{Incarnation, Index, LogPosition, PeerId, Term};
 
 /// Why a proposal was not taken. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -322,6 +322,14 @@ impl Raft {
     #[must_use]
     pub fn configuration_index(&self) -> Index {
         self.log.configuration_index()
+    }
+
+    /// The last entry that is known to be committed. On a leader it is of an earlier term until the leader has
+    /// committed something itself.
+    #[must_use]
+    pub fn committed(&self) -> LogPosition {
+        let index = self.log.commit();
+        LogPosition::new(self.log.term_at(index).unwrap_or_default(), index)
     }
 
     /// The configuration in effect at an index that is not before the latest snapshot; without voters on a peer that

@@ -26,11 +26,15 @@ mod tests;
 mod triggers;
 mod writes;
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::machine::{Applied, BackendAnswer, BackendReply, HashChain, Outcome, Run, SessionTerms};
 use crate::protocol::{CommandError, RequestError, SessionEvent, TriggerId};
-use crate::raft::{self, Entry, Envelope, LogRead, Raft, Restored, SnapshotMeta, SoftState, Write, WriteToken};
+use crate::raft::{
+    self, Entry, Envelope, LogRead, MembershipError, Raft, Restored, SnapshotMeta, SoftState, Write, WriteToken,
+};
 use crate::settings::Settings;
 use crate::types::{Incarnation, Index, PeerId, SessionId};
 
@@ -376,6 +380,19 @@ impl Replica {
         if let Err(error) = self.raft.transfer(to) {
             tracing::debug!(%to, %error, "leadership stays");
         }
+    }
+
+    /// Has a leader begin to change the voters to exactly these, or withdraw a change: see
+    /// [`Raft::propose_membership`].
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub fn change_members(
+        &mut self,
+        voters: BTreeMap<Incarnation, PeerId>,
+        now: Now,
+    ) -> Result<Index, MembershipError> {
+        self.raft.propose_membership(voters, now.wall_ms)
     }
 
     /// Whether [`Replica::effects`] has something to say.
