@@ -8,6 +8,7 @@ mod demo;
 mod dev;
 mod kv;
 mod local;
+mod members;
 mod output;
 mod serve;
 mod session;
@@ -23,7 +24,7 @@ use output::{Failure, Output};
 /// Replicates any WebAssembly component: upload a state machine, get a linearizable, fault-tolerant service.
 ///
 /// Exit codes: 0 done; 1 it failed and nothing was changed; 2 wrong usage or configuration; 3 it is not known whether
-/// a write was applied; 4 no node could be reached; 5 what was asked for is not there.
+/// a write was applied, or a change has not ended yet; 4 no node could be reached; 5 what was asked for is not there.
 #[derive(Debug, Parser)]
 #[command(name = "zraft", version, max_term_width = 110)]
 pub struct Arguments {
@@ -49,6 +50,8 @@ enum Command {
     Create(cluster::Create),
     /// Show how nodes and their peers are.
     Status(cluster::Status),
+    /// Show the peers of a cluster, or change them.
+    Members(members::Members),
     /// Have a cluster apply a command.
     Write(data::Write),
     /// Have a cluster answer a query.
@@ -74,6 +77,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Cert(cert) => cert.run(output),
         Command::Create(create) => create.run(output),
         Command::Status(status) => status.run(output),
+        Command::Members(members) => members.run(output),
         Command::Write(write) => write.run(output),
         Command::Query(query) => query.run(output),
         Command::Session(session) => session.run(output),

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::client::{CallError, KvError, SessionError, SessionFailure};
+use crate::client::{CallError, KvError, MembershipError, SessionError, SessionFailure};
 use crate::node::{ConfigError, NodeError};
+use crate::protocol::RequestError;
 use crate::transport::{TlsError, TransportError};
 
 /// Prints results: for people, or one line of JSON for scripts.
@@ -147,6 +148,20 @@ impl From<SessionFailure> for Failure {
             SessionFailure::Timeout { .. } | SessionFailure::AllFailed(_) => Self::UNREACHABLE,
         };
         Self::new(code, failure.to_string())
+    }
+}
+
+impl From<MembershipError> for Failure {
+    fn from(error: MembershipError) -> Self {
+        let code = match &error {
+            MembershipError::NotChanged(refusal) if refusal.has_begun() => Self::UNKNOWN,
+            MembershipError::NotChanged(_) => Self::FAILED,
+            MembershipError::Failed(RequestError::NoSuchPeer { .. }) => Self::ABSENT,
+            MembershipError::Failed(_) => Self::FAILED,
+            MembershipError::Unknown(_) => Self::UNKNOWN,
+            MembershipError::Timeout { .. } | MembershipError::Call(_) => Self::UNREACHABLE,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
