@@ -51,8 +51,8 @@ impl Client {
     /// new peers alone decide. Peers that are new are made on their nodes, get the component and the state, and vote once
     /// they have caught up; peers that leave are removed from theirs. Needs an admin certificate.
     ///
-    /// Where the peers are `new` already, nothing is done: so it may be repeated. Setting the present peers withdraws a
-    /// change whose new peers do not catch up.
+    /// Waits while the leader is not stable yet. Where the peers are `new` already, nothing is done: so it may be repeated.
+    /// Setting the present peers withdraws a change whose new peers do not catch up.
     ///
     /// # Errors
     /// [`MembershipError`]. The change may have begun, and then goes on by itself, with [`MembershipError::Unknown`] and
@@ -101,7 +101,11 @@ impl Client {
                     reason
                 }
                 Ok(Reply::Failed(RequestError::NotChanged(refusal))) => {
-                    return Err(MembershipError::NotChanged(refusal));
+                    let passes_soon = refusal == ChangeRefusal::NotStable && Instant::now() < deadline;
+                    if !passes_soon {
+                        return Err(MembershipError::NotChanged(refusal));
+                    }
+                    refusal.to_string()
                 }
                 // The leader has just left, or its node stops: others will know.
                 Ok(Reply::Failed(error @ (RequestError::Stopping | RequestError::NoSuchPeer { .. })))
