@@ -233,7 +233,7 @@ pub struct PeerFailure {
     pub reason: String,
 }
 
-fn format_failures(failures: &[PeerFailure]) -> String {
+pub(crate) fn format_failures(failures: &[PeerFailure]) -> String {
     let lines: Vec<_> = failures.iter().map(|failure| format!("{}: {}", failure.peer, failure.reason)).collect();
     lines.join("; ")
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::connect::Identity;
 use crate::cli::output::{Failure, Output};
 use crate::cli::runtime;
-use crate::client::NewCluster;
+use crate::client::{Created, NewCluster};
 use crate::protocol::{NodeStatus, PeerStatus};
 use crate::settings::Settings;
 use crate::types::{NodeAddr, ParseError, PeerId};
@@ -47,9 +47,12 @@ impl Create {
             let client = self.identity.client()?;
             let (peers, config) = (self.peers, Bytes::from(self.config));
             let count = peers.len();
-            let cluster = client.create(NewCluster { peers, component, config, settings }).await?;
-            let text = format!("created cluster {cluster} with {count} peers");
-            output.result(text, &json!({ "cluster": cluster.to_string() }));
+            let new = NewCluster { config, settings, ..NewCluster::new(peers, component) };
+            let Created { cluster, leader } = client.create(new).await?;
+            let leader = leader.map(|leader| leader.to_string());
+            let led = leader.as_ref().map_or("has no leader yet".to_owned(), |leader| format!("is led by {leader}"));
+            let text = format!("created cluster {cluster} with {count} peers; it {led}");
+            output.result(text, &json!({ "cluster": cluster.to_string(), "leader": leader }));
             Ok(())
         })
     }

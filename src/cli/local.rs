@@ -120,7 +120,7 @@ impl Local {
     /// Creates the kv cluster.
     pub(super) async fn create_kv(&self, client: &Client, settings: Settings) -> Result<ClusterId, Failure> {
         let (peers, component) = (self.peers(), Bytes::from_static(BUNDLED_KV));
-        Ok(client.create(NewCluster { peers, component, config: Bytes::new(), settings }).await?)
+        Ok(client.create(NewCluster { settings, ..NewCluster::new(peers, component) }).await?.cluster)
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::client::{CallError, KvError, MembershipError, SessionError, SessionFailure};
+use crate::client::{CallError, CreateError, KvError, MembershipError, SessionError, SessionFailure};
 use crate::node::{ConfigError, NodeError};
 use crate::protocol::RequestError;
 use crate::transport::{TlsError, TransportError};
@@ -148,6 +148,18 @@ impl From<SessionFailure> for Failure {
             SessionFailure::Timeout { .. } | SessionFailure::AllFailed(_) => Self::UNREACHABLE,
         };
         Self::new(code, failure.to_string())
+    }
+}
+
+impl From<CreateError> for Failure {
+    fn from(error: CreateError) -> Self {
+        let code = match &error {
+            CreateError::Peers(_) | CreateError::Refused(_) => Self::FAILED,
+            CreateError::Unreachable(_) => Self::UNREACHABLE,
+            CreateError::Unknown(_) => Self::UNKNOWN,
+            CreateError::NoPeers => Self::USAGE,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

@@ -2,54 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::client::{CallError, Client, SessionError};
-use crate::protocol::{CreateCluster, NodeStatus, Reply, Request, RequestError};
-use crate::settings::Settings;
-use crate::types::{ClusterId, Digest, NodeAddr, PeerId};
-
-/// A cluster to be created.
-#[derive(Clone, Debug)]
-pub struct NewCluster {
-    /// Its peers. The node of the first one coordinates.
-    pub peers: Vec<PeerId>,
-    /// The component that becomes its backend.
-    pub component: Bytes,
-    /// What the backend is initialized with.
-    pub config: Bytes,
-    /// Its settings.
-    pub settings: Settings,
-}
+use crate::protocol::{NodeStatus, Reply, Request, RequestError};
+use crate::types::{NodeAddr, PeerId};
 
 impl Client {
-    /// How long the nodes may take to create a cluster: they compile the component.
-    const CREATE_TIMEOUT: Duration = Duration::from_secs(120);
     const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
-
-    /// Creates a cluster: on all its peers, or not at all. Needs an admin certificate.
-    ///
-    /// # Errors
-    /// [`SessionError::Failed`] with [`NotCreated`](crate::protocol::RequestError::NotCreated) names every peer that
-    /// could not start. [`SessionError::Unknown`] when the coordinating node was lost: ask for its status.
-    pub async fn create(&self, cluster: NewCluster) -> Result<ClusterId, SessionError> {
-        let first = cluster.peers.first().ok_or(SessionError::NoPeers)?;
-        let node = first.node().clone();
-        let request = Request::Create(CreateCluster {
-            peers: cluster.peers,
-            component: Digest::of(&cluster.component),
-            component_size_bytes: cluster.component.len() as u64,
-            config: cluster.config,
-            settings: cluster.settings,
-        });
-        match self.call_with_body(&node, &request, &cluster.component, Self::CREATE_TIMEOUT).await {
-            Ok(Reply::Created { cluster }) => Ok(cluster),
-            Ok(Reply::Failed(error)) => Err(SessionError::Failed(error)),
-            Ok(_) => Err(SessionError::Call(CallError::Mismatched { node })),
-            Err(error) if error.may_have_arrived() => Err(SessionError::Unknown(error.to_string())),
-            Err(error) => Err(SessionError::Call(error)),
-        }
-    }
 
     /// How a node and its peers are.
     ///

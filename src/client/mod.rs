@@ -53,6 +53,7 @@
 
 mod admin;
 mod connection;
+mod creation;
 mod kv;
 pub mod kv_api;
 mod kv_session;
@@ -61,8 +62,8 @@ mod membership;
 mod peers;
 pub mod session;
 
-pub use admin::NewCluster;
 pub use connection::{CallError, Client};
+pub use creation::{CreateError, Created, NewCluster};
 pub use kv::{CompareAndSet, Kv, KvError};
 pub use kv_api::{KvCommand, KvEntry, KvExpected, KvQuery, KvReply};
 pub use kv_session::{KvSession, KvWatched};

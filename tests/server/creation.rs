@@ -1,6 +1,12 @@
 //! A cluster is created on all its peers, or nothing of it is left.
 
-use crate::harness::{Nodes, until};
+use std::time::Duration;
+
+use tokio::time::timeout;
+use zraft::client::{CreateError, NewCluster};
+use zraft::protocol::RequestError;
+
+use crate::harness::{Nodes, PATIENCE, runtime, until};
 
 /// Everything a node keeps of clusters beside its log.
 fn traces(nodes: &Nodes, number: usize) -> Vec<String> {
@@ -103,4 +109,70 @@ fn what_makes_no_sense_is_refused() {
     assert!(missing.contains("/no/such/file.wasm"), "{missing}");
     let unknown = nodes.run_err(1, &["kv", "get", &peer, "a"]);
     assert!(unknown.contains("no peer 'kv'"), "{unknown}");
+}
+
+/// zraft_lib's four: created, one peer or several failed, created without a leader yet, not known.
+#[test]
+fn what_comes_of_a_creation_is_told_apart() {
+    const KV: &[u8] = include_bytes!("../../guests/dist/kv.wasm");
+    let mut nodes = Nodes::prepare(3);
+    (0..2).for_each(|number| nodes.start_node(number));
+    runtime().block_on(async {
+        let client = nodes.client();
+        let cluster = |name: &str| NewCluster::new(nodes.peers(name), KV.into());
+
+        let failure = client.create(cluster("a")).await.unwrap_err();
+        let CreateError::Peers(failures) = &failure else { panic!("{failure}") };
+        assert_eq!(failures.iter().map(|failure| &failure.peer).collect::<Vec<_>>(), [&nodes.peers("a")[2]]);
+
+        let mut first_is_down = cluster("a");
+        first_is_down.peers.reverse();
+        let failure = client.create(first_is_down).await.unwrap_err();
+        assert!(matches!(failure, CreateError::Unreachable(_)), "{failure}");
+
+        let failure = client.create(NewCluster { config: vec![0; 1 << 20].into(), ..cluster("a") }).await.unwrap_err();
+        assert!(matches!(failure, CreateError::Refused(RequestError::Invalid { .. })), "{failure}");
+        let failure = client.create(NewCluster::new(Vec::new(), KV.into())).await.unwrap_err();
+        assert!(matches!(failure, CreateError::NoPeers), "{failure}");
+    });
+    for number in 0..2 {
+        assert!(nodes.run_ok(&["status", nodes.address(number).as_str()]).contains("no peers"));
+    }
+
+    // Nobody runs for leadership for as long as the creation waits.
+    nodes.start_node_with(2, "election_timeout_ms = 60000");
+    for number in 0..2 {
+        assert!(nodes.terminate(number));
+        nodes.start_node_with(number, "election_timeout_ms = 60000");
+    }
+    runtime().block_on(async {
+        let new =
+            NewCluster { leader_timeout: Duration::from_millis(100), ..NewCluster::new(nodes.peers("b"), KV.into()) };
+        let created = nodes.client().create(new).await.unwrap();
+        assert_eq!(created.leader, None);
+        let status = nodes.status(&nodes.peers("b")[2]).unwrap();
+        assert_eq!(status["cluster"], created.cluster.to_string(), "it exists all the same");
+    });
+    for number in 0..3 {
+        nodes.kill(number);
+        nodes.start_node(number);
+    }
+    nodes.run_ok(&["kv", "put", &nodes.peers("b")[0].to_string(), "a", "1"]);
+
+    // The node that coordinates dies while it has the request.
+    runtime().block_on(async {
+        let client = nodes.client();
+        client.status(nodes.address(0)).await.unwrap();
+        nodes.pause(0);
+        let (creating, new) = (client.clone(), NewCluster::new(nodes.peers("c"), KV.into()));
+        let creation = tokio::spawn(async move { creating.create(new).await });
+        // The request is sent while nobody takes it.
+        tokio::task::yield_now().await;
+        nodes.kill(0);
+        nodes.start_node(0);
+        let failure = timeout(PATIENCE, creation).await.expect("the loss is noticed").unwrap().unwrap_err();
+        assert!(matches!(failure, CreateError::Unknown(_)), "{failure}");
+        let created = client.create(NewCluster::new(nodes.peers("d"), KV.into())).await.unwrap();
+        assert!(nodes.peers("d").contains(&created.leader.unwrap()));
+    });
 }

@@ -101,11 +101,21 @@ impl Nodes {
         process.wait().unwrap();
     }
 
+    /// SIGSTOP: the process stands still.
+    #[allow(dead_code, reason = "tests/disk, which shares this harness, has no use for it")]
+    pub fn pause(&self, number: usize) {
+        self.signal(number, "-STOP");
+    }
+
     /// SIGTERM; returns whether the process then ended well.
     pub fn terminate(&mut self, number: usize) -> bool {
-        let id = self.processes[number].as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.signal(number, "-TERM");
         self.wait_for_end(number).success()
+    }
+
+    fn signal(&self, number: usize, signal: &str) {
+        let id = self.processes[number].as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
     /// Waits until a node has ended by itself.
