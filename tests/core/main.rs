@@ -1,6 +1,7 @@
 //! Tests of the layers that need neither a clock nor a disk nor a network.
 
 mod bounds;
+mod clocks;
 #[cfg(feature = "store")]
 mod cuts;
 #[cfg(feature = "store")]

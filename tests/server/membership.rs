@@ -328,3 +328,38 @@ fn a_peer_that_joins_after_the_log_was_cut_gets_a_snapshot() {
         assert_eq!(nodes.run_ok(&["kv", "get", &peers[1].to_string(), "a"]), "59");
     });
 }
+
+#[test]
+fn an_empty_state_travels_too() {
+    let nodes = Nodes::start(2);
+    let peers = nodes.peers("kv");
+    let first = peers[0].to_string();
+    nodes.run_ok(&["create", "--backend", "kv", "--max-log-count", "5", "--kept-log-count", "0", &first]);
+    for _ in 0..4 {
+        nodes.run_ok(&["kv", "put", &first, "a", "1"]);
+        nodes.run_ok(&["kv", "del", &first, "a"]);
+    }
+    until("the log was cut", || nodes.status(&peers[0]).unwrap()["first"].as_u64().unwrap() > 1);
+    nodes.run_ok(&["members", &first, "--set", &list(&peers), "--from", &first]);
+    let second = peers[1].to_string();
+    assert_eq!(nodes.run_ok(&["kv", "list", &second]), "");
+    until_equal(&nodes, &peers);
+    assert!(nodes.status(&peers[1]).unwrap()["first"].as_u64().unwrap() > 1, "it came as a snapshot");
+}
+
+/// A node whose files are gone does not answer for what it has forgotten, until it is told to begin anew.
+#[test]
+fn a_peer_that_has_lost_its_files_comes_back_by_a_change_of_the_peers() {
+    let mut nodes = Nodes::start(3);
+    let peers = create_on(&nodes, 3);
+    nodes.run_ok(&["kv", "put", &peers[0].to_string(), "a", "1"]);
+    nodes.kill(2);
+    std::fs::remove_dir_all(nodes.data(2)).unwrap();
+    nodes.start_node(2);
+    nodes.run_err(5, &["status", &peers[2].to_string()]);
+    let (any, all, two) = (peers[0].to_string(), list(&peers), list(&peers[..2]));
+    nodes.run_ok(&["members", &any, "--set", &two, "--from", &all]);
+    nodes.run_ok(&["members", &any, "--set", &all, "--from", &two]);
+    until_equal(&nodes, &peers);
+    assert_eq!(nodes.run_ok(&["kv", "get", &peers[2].to_string(), "a"]), "1");
+}

@@ -172,6 +172,24 @@ fn a_trigger_fires_once_for_what_changes_after_it_also_under_another_leader() {
 }
 
 #[test]
+fn a_session_that_is_asked_for_while_one_peer_of_three_runs_opens_with_the_second() {
+    let mut nodes = Nodes::start(3);
+    nodes.create("kv", "kv", &[]);
+    nodes.run_ok(&["kv", "put", &nodes.peers("kv")[0].to_string(), "a", "old"]);
+    (0..3).for_each(|number| nodes.kill(number));
+    nodes.start_node(1);
+    runtime().block_on(async {
+        let options = SessionOptions { request_timeout: Duration::from_secs(30), ..SessionOptions::default() };
+        let (client, one) = (nodes.client(), vec![nodes.peers("kv")[1].clone()]);
+        let mut opening = Box::pin(Session::connect_with(client, one, LONG, options));
+        assert!(timeout(SHORT, &mut opening).await.is_err(), "one of three serves nobody");
+        nodes.start_node(2);
+        let (session, _notices) = opening.await.unwrap();
+        assert_eq!(KvSession::new(session).get("a").await.unwrap().unwrap().value, b"old");
+    });
+}
+
+#[test]
 fn many_idle_sessions_hold_and_cost_no_entries() {
     const SESSIONS: usize = 200;
     let nodes = Nodes::start(3);

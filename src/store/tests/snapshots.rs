@@ -96,6 +96,22 @@ fn swapped_repeated_and_dropped_blocks_are_noticed() {
 }
 
 #[test]
+fn a_snapshot_that_is_being_sent_may_be_replaced_meanwhile() {
+    let bench = Bench::new();
+    let snapshots = bench.store.snapshots();
+    let sent = make_snapshot(&snapshots, PEER, snapshot_meta(1, 9), 700_000);
+    let whole = fs::read(&sent.path).unwrap();
+    let (mut file, _) = snapshots.open_raw(PEER, position(9)).unwrap();
+    let mut bytes = vec![0; 1_000];
+    file.read_exact(&mut bytes).unwrap();
+    make_snapshot(&snapshots, PEER, snapshot_meta(1, 10), 10);
+    snapshots.remove_before(PEER, position(10)).unwrap();
+    assert!(!sent.path.exists());
+    file.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes, whole);
+}
+
+#[test]
 fn a_snapshot_is_sent_as_it_is() {
     let (from, to) = (Bench::new(), Bench::new());
     let sent = make_snapshot(&from.store.snapshots(), PEER, snapshot_meta(1, 9), 700_000);
