@@ -5,6 +5,7 @@ mod creation;
 mod faults;
 mod full_disk;
 mod harness;
+mod idle;
 mod membership;
 mod security;
 mod sessions;

@@ -12,7 +12,6 @@ use zraft::client::{
 use zraft::codec;
 use zraft::protocol::TriggerReason;
 
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::harness::{Nodes, PATIENCE, runtime, until};
@@ -186,30 +185,5 @@ fn a_session_that_is_asked_for_while_one_peer_of_three_runs_opens_with_the_secon
         nodes.start_node(2);
         let (session, _notices) = opening.await.unwrap();
         assert_eq!(KvSession::new(session).get("a").await.unwrap().unwrap().value, b"old");
-    });
-}
-
-#[test]
-fn many_idle_sessions_hold_and_cost_no_entries() {
-    const SESSIONS: usize = 200;
-    let nodes = Nodes::start(3);
-    nodes.create("kv", "kv", &[]);
-    let peer = nodes.peers("kv")[0].clone();
-    runtime().block_on(async {
-        let mut opening = JoinSet::new();
-        let client = nodes.client();
-        for _ in 0..SESSIONS {
-            let (client, peers) = (client.clone(), nodes.peers("kv"));
-            opening.spawn(async move { Session::connect(client, peers, Duration::from_secs(2)).await.unwrap() });
-        }
-        let sessions = opening.join_all().await;
-        nodes.until_equal("kv");
-        let before = nodes.status(&peer).unwrap();
-        assert_eq!(before["sessions"], SESSIONS);
-        // Twice as long as a session lives without a sign of its client.
-        tokio::time::sleep(Duration::from_secs(4)).await;
-        let after = nodes.status(&peer).unwrap();
-        assert_eq!((&after["sessions"], &after["last"]), (&before["sessions"], &before["last"]));
-        assert!(sessions.iter().all(|(session, _)| !session.is_suspended()));
     });
 }
