@@ -16,13 +16,15 @@ use crate::types::{NodeAddr, ParseError, PeerId};
 
 /// The key-value backend that comes with zraft: `--backend kv`.
 pub(super) const BUNDLED_KV: &[u8] = include_bytes!("../../guests/dist/kv.wasm");
+/// The counter that comes with zraft: `--backend counter`.
+pub(super) const BUNDLED_COUNTER: &[u8] = include_bytes!("../../guests/dist/counter.wasm");
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// The peers, name@host:port each. The first one's node coordinates.
     #[arg(required = true)]
     peers: Vec<PeerId>,
-    /// The component that becomes the backend: a file, or `kv` for the bundled key-value store.
+    /// The component that becomes the backend: a file, or one that comes with zraft, `kv` (a key-value store) or `counter`.
     #[arg(long, value_name = "FILE")]
     backend: PathBuf,
     /// What the backend is initialized with: text.
@@ -58,8 +60,10 @@ impl Create {
     }
 
     fn component(&self) -> Result<Bytes, Failure> {
-        if self.backend.as_os_str() == "kv" && !self.backend.exists() {
-            return Ok(Bytes::from_static(BUNDLED_KV));
+        match self.backend.to_str() {
+            Some("kv") if !self.backend.exists() => return Ok(Bytes::from_static(BUNDLED_KV)),
+            Some("counter") if !self.backend.exists() => return Ok(Bytes::from_static(BUNDLED_COUNTER)),
+            _ => {}
         }
         let read = std::fs::read(&self.backend).map(Bytes::from);
         read.map_err(|error| Failure::usage(format!("cannot read the component {}: {error}", self.backend.display())))

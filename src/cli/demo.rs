@@ -1,5 +1,6 @@
 //! `zraft demo`: what zraft does, shown on three nodes in one process.
 
+mod counting;
 mod sessions;
 
 use std::path::PathBuf;
@@ -88,6 +89,7 @@ impl Tour {
                 "writes_per_second": summary.writes_per_second,
                 "failover_ms": summary.failover.as_millis(),
                 "catch_up_ms": summary.catch_up.as_millis(),
+                "counted": summary.counted,
                 "chain": summary.chain,
             }),
         );
@@ -108,8 +110,9 @@ impl Tour {
         let catch_up = self.restart(&client, stopped).await?;
         self.read_everything(&kv).await?;
         self.use_a_session(&client, &kv).await?;
+        let counted = self.count(&client).await?;
         let chain = self.compare(&client).await?;
-        Ok(Summary { writes_per_second, failover, catch_up, chain })
+        Ok(Summary { writes_per_second, failover, catch_up, counted, chain })
     }
 
     async fn create(&self, client: &Client) -> Result<(), Failure> {
@@ -177,8 +180,13 @@ impl Tour {
     async fn leader(&self, kv: &Kv) -> Result<usize, Failure> {
         kv.put("last words", "of the old leader").await?;
         let leader = kv.session().leader().ok_or_else(|| Failure::failed("a write succeeded without a leader"))?;
-        let peers = self.local.peers();
-        Ok(peers.iter().position(|peer| *peer == leader).expect("the leader is one of the three"))
+        Ok(self.number_of(&leader))
+    }
+
+    /// The number of a peer's node.
+    fn number_of(&self, peer: &PeerId) -> usize {
+        let addresses = self.local.addresses();
+        addresses.iter().position(|node| node == peer.node()).expect("it lives on one of the three")
     }
 
     /// Restarts the stopped node from its files and waits until it has caught up.
@@ -276,6 +284,7 @@ struct Summary {
     writes_per_second: u64,
     failover: Duration,
     catch_up: Duration,
+    counted: usize,
     chain: String,
 }
 

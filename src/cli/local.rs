@@ -102,7 +102,12 @@ impl Local {
 
     /// A peer of the kv cluster on each node.
     pub(super) fn peers(&self) -> Vec<PeerId> {
-        let peer = |node: &NodeAddr| PeerId::new(PEER_NAME, node.clone()).expect("the constant is a peer's name");
+        self.peers_named(PEER_NAME)
+    }
+
+    /// A peer of that name on each node.
+    pub(super) fn peers_named(&self, name: &str) -> Vec<PeerId> {
+        let peer = |node: &NodeAddr| PeerId::new(name, node.clone()).expect("the constant is a peer's name");
         self.addresses.iter().map(peer).collect()
     }
 

@@ -112,6 +112,35 @@ fn every_write_of_a_session_runs_once_though_its_leader_dies() {
     });
 }
 
+/// The counter's replies and its sum tell how often each write was run.
+#[test]
+fn a_counter_counts_each_write_of_a_session_once_though_its_leader_is_killed() {
+    const WRITES: usize = 1000;
+    let mut nodes = Nodes::start(3);
+    nodes.create("counter", "counter", &[]);
+    let leader = nodes.leader("counter");
+    runtime().block_on(async {
+        let options = SessionOptions { request_timeout: Duration::from_secs(30), ..SessionOptions::default() };
+        let (client, peers) = (nodes.client(), nodes.peers("counter"));
+        let (session, _notices) = Session::connect_with(client, peers, LONG, options).await.unwrap();
+        let mut pending = Vec::new();
+        for next in 0..WRITES {
+            pending.push(session.submit("1").await.unwrap());
+            if next == WRITES / 2 {
+                nodes.kill(leader);
+            }
+        }
+        for (before, written) in pending.into_iter().enumerate() {
+            assert_eq!(written.await.unwrap().reply, (before + 1).to_string());
+        }
+        session.close().await.unwrap();
+    });
+    let others = nodes.peers("counter").into_iter().enumerate().filter(|(number, _)| *number != leader);
+    for (_, peer) in others {
+        assert_eq!(nodes.run_ok(&["query", &peer.to_string(), "null"]), WRITES.to_string());
+    }
+}
+
 #[test]
 fn ephemeral_data_outlives_a_connection_and_goes_with_its_session() {
     let mut nodes = Nodes::start(3);

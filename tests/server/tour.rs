@@ -10,6 +10,7 @@ fn the_demo_ends_well_and_says_what_it_measured() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(summary["writes"], 1000);
+    assert_eq!(summary["counted"], 1000);
     assert!(summary["failover_ms"].as_u64().unwrap() > 0);
     assert_eq!(summary["chain"].as_str().unwrap().len(), 64);
 }
