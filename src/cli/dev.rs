@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::cli::local::{ADMIN, Local, bind};
 use crate::cli::output::{Failure, Output};
-use crate::cli::serve::signalled;
+use crate::cli::serve::Signals;
 use crate::cli::{log, runtime};
 use crate::settings::Settings;
 
@@ -35,13 +35,15 @@ impl Dev {
         let local = Local::start(&self.data, sockets.collect::<Result<_, _>>()?)?;
         let runtime = runtime()?;
         runtime.block_on(async {
+            // Before anybody can find the nodes ready, and so stop them.
+            let mut signals = Signals::listen()?;
             let client = local.admin()?;
             let first = client.status(&local.addresses()[0]).await?;
             if first.peers.is_empty() {
                 local.create_kv(&client, Settings::default()).await?;
             }
             self.explain(&local, output);
-            signalled().await;
+            signals.received().await;
             Ok::<_, Failure>(())
         })?;
         output.say("\nstopping; the data is kept");

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::output::Failure;
 use crate::cli::{log, runtime};
@@ -73,27 +74,34 @@ impl Serve {
 pub(super) fn stop_on_signal(node: &Node) -> Result<(), Failure> {
     let stopper = node.stopper();
     let runtime = runtime()?;
+    let mut signals = runtime.block_on(async { Signals::listen() })?;
     let wait = move || {
-        runtime.block_on(signalled());
+        runtime.block_on(signals.received());
         stopper.stop();
     };
     let spawned = std::thread::Builder::new().name("zraft-signals".to_owned()).spawn(wait);
     spawned.map(drop).map_err(|error| Failure::failed(format!("the system refused a thread: {error}")))
 }
 
-/// Waits for SIGINT or SIGTERM.
-pub(super) async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        Err(error) => {
-            tracing::warn!(%error, "cannot listen for SIGTERM; Ctrl-C stops the node");
-            let _ = tokio::signal::ctrl_c().await;
+/// SIGINT and SIGTERM, which end nothing by themselves from when this listens.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Must be called within a runtime.
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Waits for one, or finds one that has come before.
+    pub(super) async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }
