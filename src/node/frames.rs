@@ -11,6 +11,7 @@ use crate::types::{ClusterId, Digest, Incarnation, PeerId, Term};
 
 /// What one node tells another on the connection between them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
 pub(super) enum NodeFrame {
     /// A message of one peer to another.
     Peer(PeerFrame),

@@ -1,6 +1,7 @@
 //! What a guest can do wrong, and what it is called.
 
 use super::*;
+use crate::machine::Budget;
 
 fn apply_fault(word: &'static str) -> (GuestFault, String) {
     on_guest_thread(move || {
@@ -107,6 +108,27 @@ fn budgets_are_those_of_the_cluster() {
     let (kind, message) = guest_fault(backend.apply(&[command(1, "bomb")]).unwrap_err());
     assert_eq!(kind, GuestFault::OutOfMemory);
     assert!(message.contains(&(64u64 << 20).to_string()), "{message}");
+}
+
+#[test]
+fn what_others_could_apply_may_take_more_than_what_is_configured() {
+    let with = |budgets| HOSTILE_BACKEND.factory(CLUSTER, budgets).init(at(0), b"").unwrap();
+    let run = |apply_fuel, budget| {
+        let mut backend = with(Budgets { apply_fuel, ..SMALL });
+        backend.set_budget(budget);
+        backend.apply(&[command(1, "fine")])
+    };
+    let enough = (0..40).map(|power| 1u64 << power).find(|fuel| run(*fuel, Budget::Configured).is_ok()).unwrap();
+    assert_eq!(guest_fault(run(enough / 4, Budget::Configured).unwrap_err()).0, GuestFault::OutOfFuel);
+    assert!(run(enough / 4, Budget::Relaxed).is_ok());
+    assert_eq!(guest_fault(run(enough / 40, Budget::Relaxed).unwrap_err()).0, GuestFault::OutOfFuel);
+    assert!(run(1, Budget::Unlimited).is_ok());
+
+    let mut backend = with(Budgets { apply_fuel: 1_000_000_000, ..SMALL });
+    backend.set_budget(Budget::Relaxed);
+    let (kind, message) = guest_fault(backend.apply(&[command(1, "bomb")]).unwrap_err());
+    assert_eq!(kind, GuestFault::OutOfMemory);
+    assert!(message.contains(&(4 * SMALL.memory_bytes).to_string()), "{message}");
 }
 
 #[test]
