@@ -9,9 +9,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use redb::backends::FileBackend;
 use redb::{Database, Durability, TableDefinition};
 use zraft::raft::{Configuration, Entry, Payload, Write, WriteToken};
-use zraft::store::{Completion, DurableSink, Store, StoreError, StoreOptions};
+use zraft::store::{Completion, DurableSink, FreshlyFilled, Store, StoreError, StoreOptions};
 use zraft::types::{Incarnation, Index, Term};
 
 /// Memory for a database's cache, as a node has it by default.
@@ -217,7 +218,8 @@ pub fn options(dir: &Path, max_segment_bytes: usize) -> StoreOptions {
     }
 }
 
-/// The schema that comes to mind first: `(group, index) -> entry`. Committed on the caller's thread, which flatters it.
+/// The schema that comes to mind first: `(group, index) -> entry`. On the same storage as the store's database, and committed
+/// on the caller's thread, which flatters it.
 pub struct RowPerEntry {
     database: Database,
     shape: Shape,
@@ -230,7 +232,9 @@ const ENTRIES: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("entrie
 
 impl RowPerEntry {
     pub fn new(path: &Path, shape: Shape) -> Self {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).unwrap();
+        let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+        let storage = FreshlyFilled::new(FileBackend::new(file).unwrap());
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(storage).unwrap();
         let data = vec![7; shape.entry_bytes];
         Self { database, shape, next: vec![1; shape.groups as usize], turn: 0, data }
     }

@@ -12,6 +12,8 @@ use std::path::Path;
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
+use super::fresh::FreshlyFilled;
+
 /// A file system.
 ///
 /// What a power cut leaves: the content of a file as of its last [`sync`](DiskFile::sync), and the names in a folder as
@@ -143,7 +145,8 @@ impl Disk for SystemDisk {
 
     fn open_storage(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
+        let storage = FileBackend::new(file).map_err(io::Error::other)?;
+        Ok(Box::new(FreshlyFilled::new(storage)))
     }
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {

@@ -35,6 +35,7 @@ mod disk;
 mod error;
 mod files;
 mod format;
+mod fresh;
 mod group_log;
 mod head;
 mod index;
@@ -60,6 +61,7 @@ pub use check::{CheckedLog, CheckedPeer, CheckedSnapshot, DamagedFile, SnapshotR
 pub use components::Components;
 pub use disk::{Disk, DiskFile, SystemDisk};
 pub use error::StoreError;
+pub use fresh::FreshlyFilled;
 pub use index::PurgeLimits;
 pub use look::StoredLog;
 pub use patience::DiskSpace;
