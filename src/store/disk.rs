@@ -14,6 +14,10 @@ use redb::backends::FileBackend;
 
 use super::fresh::FreshlyFilled;
 
+/// Files below this size are read soon enough by whoever needs them.
+const READ_AHEAD_FROM_BYTES: u64 = 16 << 20;
+const READ_AHEAD_STEP_BYTES: usize = 1 << 20;
+
 /// A file system.
 ///
 /// What a power cut leaves: the content of a file as of its last [`sync`](DiskFile::sync), and the names in a folder as
@@ -145,6 +149,7 @@ impl Disk for SystemDisk {
 
     fn open_storage(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        read_ahead(path);
         let storage = FileBackend::new(file).map_err(io::Error::other)?;
         Ok(Box::new(FreshlyFilled::new(storage)))
     }
@@ -162,5 +167,20 @@ impl DiskFile for File {
 
     fn sync(&mut self) -> io::Result<()> {
         self.sync_all()
+    }
+}
+
+/// Has the system read a file from its beginning to its end, on a thread of its own. Opening a database goes through all of
+/// it, checks what it has read, and leaves the disk idle meanwhile. Nothing depends on how far this comes.
+fn read_ahead(path: &Path) {
+    let Ok(mut file) = File::open(path) else { return };
+    let is_large = file.metadata().is_ok_and(|metadata| metadata.len() >= READ_AHEAD_FROM_BYTES);
+    if is_large {
+        let read = move || {
+            let mut buffer = vec![0; READ_AHEAD_STEP_BYTES];
+            while file.read(&mut buffer).is_ok_and(|count| count > 0) {}
+        };
+        // Without the thread, opening takes longer.
+        let _ = std::thread::Builder::new().name("zraft-read-ahead".to_owned()).spawn(read);
     }
 }
