@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::{Nodes, runtime};
 use tokio::task::JoinSet;
-use zraft::client::{Kv, LightSession, Session, SessionError, SessionFailure};
+use zraft::client::{Kv, LightSession, Session, SessionError, SessionFailure, SessionOptions};
 use zraft::protocol::{GuestFault, MAX_DATA_BYTES, RequestError};
 
 /// Longer than any test.
@@ -38,7 +38,9 @@ fn a_command_that_kills_the_backend_is_skipped_everywhere_and_its_client_is_told
     let skipped = nodes.run_err(1, &["write", &peer, "panic"]);
     assert!(skipped.contains("told to panic") && skipped.contains("skipped"), "{skipped}");
     runtime().block_on(async {
-        let session = Arc::new(LightSession::new(nodes.client(), nodes.peers("bad")));
+        // What never ends by itself takes its time.
+        let options = SessionOptions { request_timeout: LONG, ..SessionOptions::default() };
+        let session = Arc::new(LightSession::with_options(nodes.client(), nodes.peers("bad"), options));
         // They come together, and those to blame are found.
         let mut writes = JoinSet::new();
         for word in ["a", "recurse", "b", "short", "panic", "c"] {
