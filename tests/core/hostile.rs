@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use zraft::raft::{
     AppendReply, ConfigValues, Configuration, Entry, Envelope, MemStorage, Message, Payload, ReadId, SnapshotMeta,
-    Write,
+    Verdict, Write,
 };
 use zraft::types::{Incarnation, Index, LogPosition, Term};
 
@@ -40,6 +40,7 @@ impl Liar {
                     0 => Payload::Membership(Configuration::default()),
                     1 => Payload::Membership(configuration(4)),
                     2 => Payload::Membership(self.configuration()),
+                    3 => Payload::Verdict(Verdict { on: Index(self.number()), ruling: Bytes::new() }),
                     _ => Payload::Data(Bytes::from_static(b"lie")),
                 };
                 Entry { term, index: Index(index), time_ms: 5, payload }
@@ -143,8 +144,11 @@ fn lies_are_counted_and_change_nothing() {
     let joint_and_waiting = Configuration { outgoing: peers([1]), learners: peers([4]), ..configuration(3) };
     let meta = SnapshotMeta { position: prev, time_ms: 0, configuration: joint_and_waiting.clone() };
     let unsound = Entry { payload: Payload::Membership(joint_and_waiting), ..entry(1, 2) };
+    let verdict = |on| Payload::Verdict(Verdict { on: Index(on), ruling: Bytes::new() });
+    let on_itself = Entry { payload: verdict(2), ..entry(1, 2) };
     let lies = [
         (1, append(prev, vec![unsound], 1)),
+        (1, append(prev, vec![on_itself], 1)),
         (1, Message::Snapshot { meta }),
         (u64::MAX, Message::Heartbeat { commit: Index(1), round: 1 }),
         (1, append(prev, vec![], u64::MAX)),
