@@ -101,6 +101,9 @@ mod tests {
         assert_eq!(raft.snapshot(), Some(&meta(3)));
         hear(&mut raft, Message::Snapshot { meta: meta(4) });
         assert_eq!(raft.ready().install, None, "once");
+        raft.quarantine();
+        hear(&mut raft, Message::Snapshot { meta: meta(3) });
+        assert_eq!(raft.ready().install, None, "its own may be of what is to be replaced");
         assert_eq!(raft.committed(), LogPosition::new(Term(1), Index(5)), "the log is as good as any");
     }
 
