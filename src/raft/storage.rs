@@ -264,6 +264,18 @@ mod tests {
     }
 
     #[test]
+    fn verdicts_go_with_their_entries() {
+        let mut restored = Restored::default();
+        for index in 1..=5 {
+            let verdict = Verdict { on: Index(index - 1), ruling: bytes::Bytes::new() };
+            restored.append(&Entry { payload: Payload::Verdict(verdict), ..entry(1, index, false) }).unwrap();
+        }
+        restored.discard_through(LogPosition::new(Term(1), Index(2)));
+        restored.truncate_from(Index(5));
+        assert_eq!(restored.verdicts.iter().map(|(index, _)| index.0).collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
     fn writes_that_do_not_fit_are_refused() {
         let mut store = MemStorage::default();
         let mut write = Write::new(WriteToken(1));
