@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use zraft::client::Session;
+use zraft::client::{Client, Session};
 use zraft::codec;
-use zraft::protocol::{MAX_FRAME_BYTES, Request, SessionEvent, SessionRequest, SessionSecret, SessionStart};
+use zraft::protocol::{
+    MAX_FRAME_BYTES, PeerStatus, Request, SessionEvent, SessionRequest, SessionSecret, SessionStart,
+};
 use zraft::transport::{Connection, Credentials, Endpoint, FrameReader, FrameWriter, Protocol, TlsFiles};
 use zraft::types::PeerId;
 
@@ -36,24 +39,35 @@ impl Bare {
         codec::decode(&frame.expect("the stream goes on")).unwrap()
     }
 
-    /// Pings now and then; returns how often that was answered.
-    async fn idle(mut self, until: Instant, pause: Duration) -> (u64, Self) {
+    /// Pings now and then, until it is told to end; returns how often that was answered.
+    async fn idle(mut self, pause: Duration, mut end: watch::Receiver<bool>) -> u64 {
         for number in 1.. {
             self.writer.write(&codec::encode(&SessionRequest::Ping { number })).await.unwrap();
             assert_eq!(self.next().await, SessionEvent::Pong { number });
-            if Instant::now() >= until {
-                return (number, self);
+            if timeout(pause, end.wait_for(|has_ended| *has_ended)).await.is_ok() {
+                return number;
             }
-            sleep(pause).await;
         }
         unreachable!("numbers do not run out")
     }
 }
 
+/// The status of a peer, without a process that would keep this thread from pinging.
+async fn status(client: &Client, peer: &PeerId) -> PeerStatus {
+    let ask = async {
+        loop {
+            if let Ok(status) = client.status(peer.node()).await {
+                return status.peers.into_iter().find(|status| status.peer == *peer).unwrap();
+            }
+        }
+    };
+    timeout(PATIENCE, ask).await.expect("the node tells its status")
+}
+
 #[test]
 fn two_thousand_idle_sessions_hold_and_cost_no_entries() {
-    const CONNECTIONS: usize = 4;
-    const SESSIONS: usize = 2000;
+    const CONNECTIONS: u64 = 4;
+    const SESSIONS: u64 = 2000;
     const LIVES: Duration = Duration::from_secs(4);
     let nodes = Nodes::start(3);
     nodes.create("kv", "kv", &[]);
@@ -61,42 +75,45 @@ fn two_thousand_idle_sessions_hold_and_cost_no_entries() {
     runtime().block_on(async {
         let credentials = Credentials::load(&TlsFiles::in_folder(&nodes.certs(), "alice")).unwrap();
         let endpoint = Endpoint::client(credentials).unwrap();
-        let mut opening = JoinSet::new();
+        let admin = nodes.client();
+        let mut idling = JoinSet::new();
+        let (end, has_ended) = watch::channel(false);
         for _ in 0..CONNECTIONS {
             let connection = endpoint.connect(leader.node(), Protocol::Client).await.unwrap();
             for _ in 0..SESSIONS / CONNECTIONS {
-                let (connection, leader) = (connection.clone(), leader.clone());
+                let (connection, leader, has_ended) = (connection.clone(), leader.clone(), has_ended.clone());
                 let lives_ms = LIVES.as_millis().try_into().unwrap();
-                opening.spawn(async move { Bare::open(&connection, &leader, lives_ms).await });
+                idling.spawn(async move {
+                    Bare::open(&connection, &leader, lives_ms).await.idle(LIVES / 8, has_ended).await
+                });
             }
         }
-        let sessions = opening.join_all().await;
-        let before = nodes.status(&leader).unwrap();
-        assert_eq!((&before["sessions"], before["committed"] == before["last"]), (&SESSIONS.into(), true));
-
+        let before = until_status(&admin, &leader, |status| status.sessions == SESSIONS).await;
         // More than twice as long as a session lives without a sign of its client.
-        let until = Instant::now() + LIVES * 2 + LIVES / 4;
-        let mut idling = JoinSet::new();
-        for session in sessions {
-            idling.spawn(session.idle(until, LIVES / 8));
-        }
-        let held = idling.join_all().await;
-        let fewest = held.iter().map(|(pongs, _)| *pongs).min();
-        assert!(fewest >= Some(3), "each was answered several times: {fewest:?}");
-        let after = nodes.status(&leader).unwrap();
-        assert_eq!((&after["sessions"], &after["last"]), (&before["sessions"], &before["last"]));
+        sleep(LIVES * 2 + LIVES / 4).await;
+        let after = status(&admin, &leader).await;
+        assert_eq!((after.sessions, after.last), (before.sessions, before.last));
+        end.send(true).unwrap();
+        let pongs = idling.join_all().await;
+        let fewest = pongs.iter().min();
+        assert!(fewest >= Some(&3), "each was answered several times: {fewest:?}");
 
         // Nobody pings any more, and the streams are gone: so are the sessions, by entries.
-        drop(held);
-        let are_gone = async {
-            while nodes.status(&leader).unwrap()["sessions"] != 0 {
-                sleep(Duration::from_millis(50)).await;
-            }
-        };
-        timeout(PATIENCE, are_gone).await.expect("sessions end");
-        let end = nodes.status(&leader).unwrap()["last"].as_u64();
-        assert!(end >= after["last"].as_u64().map(|last| last + SESSIONS as u64), "{end:?}");
+        let gone = until_status(&admin, &leader, |status| status.sessions == 0).await;
+        assert!(gone.last.0 >= after.last.0 + SESSIONS, "{}", gone.last);
     });
+}
+
+async fn until_status(client: &Client, peer: &PeerId, holds: impl Fn(&PeerStatus) -> bool) -> PeerStatus {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = status(client, peer).await;
+        if holds(&status) {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "gave up waiting for another status than {status:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[test]
