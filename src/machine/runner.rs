@@ -135,7 +135,9 @@ impl Runner {
     pub fn apply<P: Past>(&mut self, run: &Run, past: &mut P) -> Result<Ran, RunError<P::Error>> {
         let follows = run.entries.first().is_some_and(|first| first.index == self.applied().next());
         let Some(machine) = self.machine.as_mut().filter(|_| follows) else { return Ok(Ran::default()) };
-        self.rulings.extend(run.rulings.rulings.iter().filter(|(on, _)| *on > self.at.0).cloned());
+        // Entries may be given again.
+        self.rulings.retain(|(on, _)| *on <= self.at.0);
+        self.rulings.extend(run.rulings.rulings.iter().cloned());
         let outcome = survive(machine.apply(&run.entries, &run.rulings))?;
         match outcome {
             Ok(applied) => {

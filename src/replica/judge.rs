@@ -81,13 +81,21 @@ pub(super) struct Judge {
     /// The entry that this leader's machine has died of.
     trouble: Option<Trouble>,
     /// The entry that the machine was given to try.
-    on_trial: Option<Index>,
+    on_trial: Option<Trial>,
     /// The machine has passed a trial, and is ahead of what is judged.
     ahead: Option<Ahead>,
     /// The entry that the machine has failed on trial.
     failed: Option<(Index, BackendFault)>,
     /// Why the machine can do no more.
     stop: Option<String>,
+}
+
+/// An entry that the machine tries.
+#[derive(Clone, Copy)]
+struct Trial {
+    on: Index,
+    /// The machine is being replaced behind it: what comes of it counts no more.
+    is_void: bool,
 }
 
 /// An entry that a leader's machine has died of.
@@ -119,10 +127,16 @@ impl Judge {
         Self { judged: snapshot, ..Self::default() }
     }
 
-    /// The machine goes on from a snapshot.
+    /// The machine is to go on from a snapshot.
     pub(super) fn install(&mut self, snapshot: Index) {
         self.judged = self.judged.max(snapshot);
-        (self.trouble, self.on_trial, self.ahead) = (None, None, None);
+        (self.trouble, self.ahead) = (None, None);
+        self.on_trial = self.on_trial.map(|trial| Trial { is_void: true, ..trial });
+    }
+
+    /// The machine is that of a snapshot. What it was given before is reported by now, or never.
+    pub(super) fn restored(&mut self) {
+        self.on_trial.take_if(|trial| trial.is_void);
     }
 
     /// Whether the machine may be asked for anything: what it knows may not be told while it is ahead.
@@ -208,8 +222,11 @@ impl Replica {
     /// The machine has died of an entry. All before it is reported.
     pub fn died(&mut self, died: Died) {
         let Died { on, budget, fault } = died;
-        let was_tried = self.judge.on_trial.take_if(|tried| *tried == on).is_some();
+        let trial = self.judge.on_trial.take_if(|trial| trial.on == on);
         let Some(entry) = self.feed.first().filter(|entry| entry.index == on) else { return };
+        if trial.is_some_and(|trial| trial.is_void) {
+            return;
+        }
         tracing::warn!(entry = %on, %fault, ?budget, "the backend died of an entry");
         let is_own = entry.term == self.raft.term();
         self.feed.take_back();
@@ -217,7 +234,7 @@ impl Replica {
             // The one that was asked for there will not be.
             self.snapshots.at = self.raft.status().snapshot.index;
         }
-        if was_tried {
+        if trial.is_some() {
             self.judge.failed = Some((on, fault.clone()));
             if let Some(trouble) = self.judge.trouble.as_mut().filter(|trouble| trouble.on == on) {
                 let failed = [self.raft.id()].into();
@@ -235,11 +252,10 @@ impl Replica {
 
     /// Keeps back what came of a trial. Returns what may be told.
     pub(super) fn keep_back(&mut self, mut applied: Vec<Applied>) -> Vec<Applied> {
-        let is_of = |on: &mut Index| applied.last().is_some_and(|last| last.position.index == *on);
-        let Some(on) = self.judge.on_trial.take_if(is_of) else { return applied };
+        let is_of = |trial: &mut Trial| applied.last().is_some_and(|last| last.position.index == trial.on);
+        let Some(Trial { on, is_void }) = self.judge.on_trial.take_if(is_of) else { return applied };
         let last = applied.pop().expect("a trial has an outcome");
-        // What a snapshot has taken the place of meanwhile is of no interest.
-        if self.feed.first().is_some_and(|entry| entry.index == on) {
+        if !is_void {
             tracing::info!(entry = %on, "the backend can apply the entry after all");
             self.judge.ahead = Some(Ahead { applied: last, before: self.chain });
         }
@@ -347,7 +363,7 @@ impl Replica {
     fn try_entry(&mut self, on: Index, jobs: &mut Vec<Job>) {
         if self.feed.is_idle() && self.feed.first().is_some_and(|entry| entry.index == on) {
             let entries = self.feed.first().cloned().into_iter().collect();
-            self.judge.on_trial = Some(on);
+            self.judge.on_trial = Some(Trial { on, is_void: false });
             self.run(entries, Budget::Relaxed, jobs);
         }
     }

@@ -330,6 +330,7 @@ impl Replica {
         self.chain = chain;
         self.applied = meta.position.index;
         self.sides.restored(self.applied, chain);
+        self.judge.restored();
         self.raft.applied(self.applied);
         self.links.restored(sessions, self.clock.now_ms);
         self.triggers.skip_to(self.applied);

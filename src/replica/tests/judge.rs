@@ -219,6 +219,37 @@ fn a_follower_tries_what_it_is_asked_to_and_goes_back_if_that_is_skipped() {
 }
 
 #[test]
+fn what_came_of_a_trial_is_of_no_interest_once_a_snapshot_has_taken_its_place() {
+    let mut hands = Hands::following();
+    let heartbeat = Message::Heartbeat { commit: Index(5), round: 1 };
+    hands.hear_with(TWO, 2, heartbeat, judgement(2, 0, Some(3)));
+    hands.settle();
+    assert_eq!(hands.runs(), [(vec![3], Budget::Relaxed, vec![])]);
+    hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 9) });
+    let position = LogPosition::new(Term(2), Index(3));
+    let (outcome, changed, chain) = (Outcome::Nothing, vec![], HashChain(Digest::of(b"perhaps skipped")));
+    hands.replica.applied(vec![Applied { position, outcome, changed, chain }]);
+    assert_eq!(hands.replica.machine(), (Index(2), chain_at(Index(2))), "nobody is told");
+    hands.replica.restored(&meta(2, 9), chain_at(Index(9)), vec![]);
+    hands.forget();
+    hands.hear_entries(TWO, 2, (2, 9), vec![entry(2, 10, Payload::Noop)], 10);
+    assert_eq!(hands.runs(), [(vec![10], Budget::Relaxed, vec![])], "and it goes on");
+}
+
+#[test]
+fn a_trial_that_a_dead_machine_never_reports_does_not_outlive_its_snapshot() {
+    let mut hands = Hands::following();
+    let heartbeat = Message::Heartbeat { commit: Index(5), round: 1 };
+    hands.hear_with(TWO, 2, heartbeat, judgement(2, 0, Some(3)));
+    hands.settle();
+    hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 9) });
+    hands.replica.restored(&meta(2, 9), chain_at(Index(9)), vec![]);
+    hands.forget();
+    hands.hear_entries(TWO, 2, (2, 9), vec![entry(2, 10, Payload::Noop)], 10);
+    assert_eq!(hands.runs(), [(vec![10], Budget::Relaxed, vec![])]);
+}
+
+#[test]
 fn a_follower_that_fails_says_so_and_tries_no_more() {
     let mut hands = Hands::following();
     let heartbeat = Message::Heartbeat { commit: Index(5), round: 1 };
