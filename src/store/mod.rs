@@ -35,6 +35,7 @@ mod disk;
 mod error;
 mod files;
 mod format;
+mod forward;
 mod fresh;
 mod group_log;
 mod head;

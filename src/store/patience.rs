@@ -6,15 +6,15 @@
 //! All other errors are passed on: after a failed sync nobody knows what is durable.
 
 use std::io;
-use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redb::{BackendError, StorageBackend};
+use redb::StorageBackend;
 
 use super::StoreError;
 use super::disk::Disk;
+use super::forward::forward_locks;
 
 /// How often a write that found no room tries again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -136,27 +136,5 @@ impl StorageBackend for PatientStorage {
         self.storage.close()
     }
 
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.storage.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.storage.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.storage.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.storage.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.storage.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.storage.query_lock_range(start, end)
-    }
+    forward_locks!(storage);
 }
