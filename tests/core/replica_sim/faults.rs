@@ -15,7 +15,7 @@ impl Sim {
         if self.is_something_wrong() {
             return self.restart_all();
         }
-        if self.strikes(0.002) {
+        if self.strikes(0.005) {
             self.go_wrong();
         }
         if self.strikes(0.008) {
@@ -49,6 +49,12 @@ impl Sim {
         }
         if self.strikes(0.005) {
             self.pause();
+        }
+        if self.rng.random_bool(0.005) {
+            self.change_members();
+        }
+        if self.rng.random_bool(0.003) {
+            self.transfer();
         }
     }
 

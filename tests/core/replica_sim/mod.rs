@@ -14,6 +14,8 @@ mod backend;
 mod clients;
 mod faults;
 mod history;
+mod idle;
+mod membership;
 mod node;
 mod promises;
 mod session_events;
@@ -55,8 +57,10 @@ const SEEDS_FOR_ALL: u64 = 300;
 const CHECKED_EVERY: u64 = 4;
 /// Seeds after which a long run says where it is.
 const REPORT_EVERY: u64 = 1000;
-/// Steps within which a healed cluster must be of one mind and serve.
+/// Steps within which a healed cluster serves, and every client has its answer.
 const HEALED_STEPS: u64 = 400;
+/// Steps within which a healed cluster has ended the change of its peers that it may be in.
+const SETTLED_STEPS: u64 = 1500;
 const STEP_MS: u64 = 10;
 const CLIENTS: usize = 5;
 const SESSION_CLIENTS: usize = 4;
@@ -86,6 +90,8 @@ struct Sim {
     loss: f64,
     /// How often faults strike, of how often they may.
     roughness: f64,
+    /// How often a node acts at once on what has come.
+    eagerness: f64,
     /// Where each client sends its requests.
     targets: [Incarnation; CLIENTS],
     waiting: BTreeMap<Ticket, Waiting>,
@@ -110,8 +116,13 @@ impl Sim {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let count = if rng.random() { 3 } else { 5 };
         let plan = plan(&mut rng);
+        Self::with(seed, rng, count, plan)
+    }
+
+    fn with(seed: u64, mut rng: ChaCha8Rng, count: u64, plan: Plan) -> Self {
         let mut sim = Self {
             loss: if rng.random() { 0.0 } else { rng.random_range(0.0..0.2) },
+            eagerness: 0.3,
             roughness: if rng.random() { 1.0 } else { 0.15 },
             witness: Witness::new(&plan.genesis),
             promises: SessionPromises::new(plan.genesis.settings),
@@ -185,7 +196,7 @@ impl Sim {
         } else if self.is_something_wrong() {
             self.restart_all();
         }
-        (0..SESSION_CLIENTS).for_each(|client| self.run_session_client(client));
+        (0..self.sessions.len()).for_each(|client| self.run_session_client(client));
         self.paused.retain(|_, until| *until > self.now);
         self.paused_at.extend(self.paused.keys().map(|id| (*id, self.now)));
         self.deliver();
@@ -257,6 +268,7 @@ impl Sim {
         for (entry, ruling, applied) in told.into_iter().filter(|_| !is_wrong) {
             if entry.index > self.witness.last() {
                 self.count_verdict(&entry, &applied.outcome);
+                self.count_change(&entry);
             }
             self.witness.applied(&entry, &applied, ruling.as_ref(), &mut self.promises, now_ms);
         }
@@ -386,7 +398,7 @@ impl Sim {
                 node.files.insert(meta.position, file);
             }
             node.replica.step(message, clocks);
-            if self.rng.random_bool(0.3) {
+            if self.rng.random_bool(self.eagerness) {
                 self.settle(to);
             }
         }
@@ -397,9 +409,8 @@ impl Sim {
         self.heal();
         (0..HEALED_STEPS).for_each(|_| self.step(false));
         assert!(self.waiting.is_empty(), "never answered: {:?}", self.waiting.keys());
-        let leaders: Vec<_> =
-            self.nodes.keys().copied().filter(|id| self.nodes[id].replica.raft().is_leader()).collect();
-        let [leader] = leaders[..] else { panic!("a healed cluster has one leader, not {leaders:?}") };
+        let leader = self.settled_leader();
+        let members = self.nodes[&leader].replica.raft().configuration().members();
         let answered = |sim: &Self| {
             let count = |what| sim.counts.get(what).copied().unwrap_or_default();
             let writes = ["write: answered", "write: refused", "write: skipped by a verdict"].map(count);
@@ -413,14 +424,14 @@ impl Sim {
             (0..3).for_each(|_| self.step(false));
         }
         (0..50).for_each(|_| self.step(false));
-        let nodes: Vec<_> = self.nodes.keys().copied().collect();
-        nodes.iter().for_each(|node| self.ask_read(0, *node));
+        members.iter().for_each(|node| self.ask_read(0, *node));
         (0..100).for_each(|_| self.step(false));
         self.check_sessions();
-        let expected = (writes + 2 * max_log_count, reads + nodes.len() as u64);
+        let expected = (writes + 2 * max_log_count, reads + members.len() as u64);
         assert_eq!(answered(self), expected, "a healed cluster serves");
-        self.witness.check_end(self.nodes.values(), &self.promises);
-        for node in self.nodes.values() {
+        let members = || members.iter().map(|node| &self.nodes[node]);
+        self.witness.check_end(members(), &self.promises);
+        for node in members() {
             let status = node.replica.raft().status();
             assert!(status.applied.0 - status.snapshot.index.0 < max_log_count, "a snapshot is overdue: {status:?}");
         }

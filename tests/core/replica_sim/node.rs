@@ -197,7 +197,9 @@ impl Node {
             }
             Job::Snapshot(meta) => match self.runner.machine_mut() {
                 Some(machine) if !snapshots_fail && machine.applied() == meta.position => {
-                    self.files.insert(meta.position, File::write(&meta, machine, self.is_machine_wrong));
+                    // What is still to go wrong is right so far.
+                    let is_wrong = self.is_machine_wrong && !self.factory.is_cursed.load(Ordering::Relaxed);
+                    self.files.insert(meta.position, File::write(&meta, machine, is_wrong));
                     self.runner.snapshot_taken(meta.position.index);
                     self.snapshot = Some(meta.clone());
                     (Report::SnapshotTaken(meta), Done::SnapshotTaken)

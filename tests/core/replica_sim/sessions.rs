@@ -129,6 +129,11 @@ impl SessionClient {
         self.pending.keys().next().copied().unwrap_or(self.next_seq) - 1
     }
 
+    /// A stream serves its session.
+    pub fn is_open(&self) -> bool {
+        self.session.is_some() && self.stream.as_ref().is_some_and(|stream| stream.is_attached)
+    }
+
     pub fn is_settled(&self) -> bool {
         let is_heard = |stream: &Attachment| stream.is_attached && stream.in_flight.is_empty();
         match (self.session, &self.stream) {
@@ -188,7 +193,7 @@ impl Sim {
         }
     }
 
-    fn connect(&mut self, number: usize) {
+    pub(super) fn connect(&mut self, number: usize) {
         let target = self.sessions[number].target;
         if self.down.contains(&target) || self.rng.random_bool(0.1) {
             self.sessions[number].target = self.any_node();

@@ -160,7 +160,9 @@ impl Sim {
     }
 
     pub(super) fn deliver_frames(&mut self) {
-        for link in self.streams.keys().copied().collect::<Vec<_>>() {
+        let is_used = |stream: &Stream| !stream.to_node.is_empty() || !stream.to_client.is_empty();
+        let used = self.streams.iter().filter(|(_, stream)| is_used(stream)).map(|(link, _)| *link);
+        for link in used.collect::<Vec<_>>() {
             while let Some(frame) = self.next_for_node(link) {
                 self.on_frame(link, frame);
             }
@@ -210,7 +212,7 @@ impl Sim {
                 self.streams.remove(&link);
             }
         }
-        if self.rng.random_bool(0.3) {
+        if self.rng.random_bool(self.eagerness) {
             self.settle(node);
         }
     }

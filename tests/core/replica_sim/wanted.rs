@@ -1,7 +1,7 @@
 //! What a run must have seen to count.
 
 /// All that must happen in a full run: faults, and what clients are told.
-pub const WANTED: [&str; 85] = [
+pub const WANTED: [&str; 93] = [
     "ask: read",
     "ask: write",
     "backend: died",
@@ -13,6 +13,13 @@ pub const WANTED: [&str; 85] = [
     "lost message",
     "lost snapshot",
     "lost write",
+    "membership: change",
+    "membership: joint",
+    "membership: learners",
+    "membership: learners promoted",
+    "membership: refused",
+    "membership: the leader is to leave",
+    "membership: withdrawn",
     "one-way partition",
     "operations checked for linearizability",
     "partition",
@@ -62,6 +69,7 @@ pub const WANTED: [&str; 85] = [
     "stream: overloaded",
     "stream: stalled",
     "stream: superseded",
+    "transfer",
     "trial: failed",
     "trial: passed",
     "trigger: armed again",

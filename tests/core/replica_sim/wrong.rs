@@ -14,10 +14,12 @@ use super::{HEALED_STEPS, Sim};
 const QUIET_STEPS: u64 = 100;
 
 impl Sim {
-    /// A follower's machine goes wrong with one of the next entries. Everything else is well.
+    /// A follower's machine goes wrong with one of the next entries. Everything else is well, and so many others are there
+    /// that they know better.
     pub(super) fn go_wrong(&mut self) {
-        let followers = self.nodes.values().filter(|node| !node.replica.raft().is_leader());
-        let Some(id) = followers.map(|node| node.id).choose(&mut self.rng) else { return };
+        let members = self.settled_members().filter(|members| members.len() > 2).unwrap_or_default();
+        let is_follower = |id: &Incarnation| !self.nodes[id].replica.raft().is_leader();
+        let Some(id) = members.into_iter().filter(is_follower).choose(&mut self.rng) else { return };
         self.count("wrong");
         self.restart_all();
         self.blocked.clear();
