@@ -390,9 +390,9 @@ impl Driver {
     /// the machine may yet restore one of them.
     fn drop_old_snapshots(&mut self, incarnation: Incarnation) {
         let Some(peer) = self.peers.get_mut(&incarnation) else { return };
-        let (durable, machine_at) = (peer.durable, peer.replica.machine().0);
+        let (durable, replica) = (peer.durable, &peer.replica);
         let is_done =
-            |(token, position): &mut (WriteToken, LogPosition)| *token <= durable && position.index <= machine_at;
+            |(token, position): &mut (WriteToken, LogPosition)| *token <= durable && replica.is_past(position.index);
         let Some((_, position)) = peer.snapshot_write.take_if(is_done) else { return };
         let snapshots = self.parts.store.snapshots();
         tokio::task::spawn_blocking(move || {

@@ -224,7 +224,7 @@ impl Replica {
         let Died { on, budget, fault } = died;
         let trial = self.judge.on_trial.take_if(|trial| trial.on == on);
         let Some(entry) = self.feed.first().filter(|entry| entry.index == on) else { return };
-        if trial.is_some_and(|trial| trial.is_void) {
+        if trial.is_some_and(|trial| trial.is_void) || self.sides.is_suspect() {
             return;
         }
         tracing::warn!(entry = %on, %fault, ?budget, "the backend died of an entry");
@@ -308,21 +308,20 @@ impl Replica {
             self.judge.trouble = None;
             return self.judge.judged;
         }
-        match self.majority() {
-            Majority::Here => {}
-            Majority::Unknown(limit) => return limit.min(self.raft.commit()),
+        let most = match self.majority() {
+            Majority::Here => self.raft.commit(),
+            Majority::Unknown(limit) => limit.min(self.raft.commit()),
             Majority::Lost(at) => {
                 self.enter_quarantine(at);
                 return self.applied;
             }
-        }
-        let commit = self.raft.commit();
+        };
         let is_over = |trouble: &mut Trouble| {
             let is_ruled = self.raft.rulings(trouble.on..=trouble.on).next().is_some();
             is_ruled || trouble.term != self.raft.term() || trouble.on <= self.applied
         };
         self.judge.trouble.take_if(is_over);
-        let Some(Trouble { on, remedy, .. }) = &mut self.judge.trouble else { return commit };
+        let Some(Trouble { on, remedy, .. }) = &mut self.judge.trouble else { return most };
         let on = *on;
         let skip = match remedy {
             Remedy::Skip(fault) => Some(fault.clone()),

@@ -302,7 +302,9 @@ impl Replica {
     /// The machine has applied these entries.
     pub fn applied(&mut self, applied: Vec<Applied>) {
         let may_be_told = self.keep_back(applied);
-        self.tell(may_be_told);
+        if !self.sides.is_suspect() {
+            self.tell(may_be_told);
+        }
     }
 
     /// Everybody may know what came of these entries.
@@ -336,6 +338,13 @@ impl Replica {
         self.triggers.skip_to(self.applied);
     }
 
+    /// Whether the machine has reached this entry and will not be made from a snapshot before it any more. While it waits to
+    /// be replaced it may yet die of a job that was given out before, and be made again as it was.
+    #[must_use]
+    pub fn is_past(&self, snapshot: Index) -> bool {
+        self.applied >= snapshot && !self.sides.is_replacing()
+    }
+
     /// The snapshot that a job asked for is durable.
     pub fn snapshot_taken(&mut self, meta: SnapshotMeta) {
         self.snapshots.in_progress = false;
@@ -360,6 +369,7 @@ impl Replica {
     pub fn answered(&mut self, answers: Vec<QueryAnswer>) {
         self.reads.answered(answers.len());
         for QueryAnswer { asker, index, result } in answers {
+            let result = if self.sides.is_suspect() { Err(RequestError::Quarantined) } else { result };
             match asker {
                 Asker::Client(ticket) => {
                     let result = result.map(|answer| (index, answer.reply));

@@ -29,6 +29,8 @@ pub(super) struct Sides {
     term: Term,
     /// Where this replica's state was found to be another than the majority's, while it is in quarantine.
     quarantine: Option<Index>,
+    /// What the machine reports is of such a state, until it is replaced.
+    is_suspect: bool,
     /// The entry that this replica's backend has died of though others could apply it.
     unable_at: Option<Index>,
     /// Who is being sent a snapshot for its state.
@@ -69,9 +71,19 @@ impl Sides {
 
     /// The machine is that of a snapshot.
     pub(super) fn restored(&mut self, index: Index, chain: HashChain) {
-        self.is_replacing = false;
+        (self.is_replacing, self.is_suspect) = (false, false);
         self.chains.reset();
         self.chains.push(index, chain);
+    }
+
+    /// Whether a snapshot is to take the machine's place and has not been reported.
+    pub(super) fn is_replacing(&self) -> bool {
+        self.is_replacing
+    }
+
+    /// Whether what the machine reports is of a state that was found to be wrong: nobody may be told.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.is_suspect
     }
 
     /// What a follower tells of its chains: the last, and one before.
@@ -172,7 +184,7 @@ impl Replica {
         }
         tracing::error!(me = %self.raft.id(), entry = %at,
             "in quarantine: the state is not the majority's, and is replaced by a snapshot of the leader's");
-        self.sides.quarantine = Some(at);
+        (self.sides.quarantine, self.sides.is_suspect) = (Some(at), true);
         self.raft.quarantine();
         for query in self.reads.take_all() {
             if let Asker::Client(ticket) = query.asker {

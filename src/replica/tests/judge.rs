@@ -198,6 +198,19 @@ fn who_passes_takes_over() {
     assert_eq!(hands.verdicts(), []);
 }
 
+/// Seed 1079 of the simulation, in a cluster of four: the leader was given the same entry again and again.
+#[test]
+fn what_a_former_leader_has_made_is_tried_also_while_it_is_not_known_where_the_majority_is() {
+    let mut hands = Hands::heir();
+    let wrong = HashChain(Digest::of(b"wrong"));
+    for (from, at, chain) in [(THREE, 2, wrong), (TWO, 4, chain_at(Index(4)))] {
+        let report = Report { applied: Some((Index(at), chain)), mark: None, trial: None, needs_after: None };
+        hands.hear_with(from, hands.term(), Message::HeartbeatReply { round: 0 }, Some(Rider::Report(report)));
+    }
+    hands.dies_of(3, Budget::Configured);
+    assert_eq!(hands.runs(), [(vec![3], Budget::Relaxed, vec![])]);
+}
+
 #[test]
 fn a_follower_tries_what_it_is_asked_to_and_goes_back_if_that_is_skipped() {
     let mut hands = Hands::following();

@@ -134,3 +134,29 @@ fn who_is_told_that_it_differs_applies_and_answers_nothing_before_it_has_a_snaps
     hands.work();
     assert_eq!(hands.replica.machine().0, Index(6));
 }
+
+#[test]
+fn nobody_is_told_what_a_wrong_machine_still_reports() {
+    let mut hands = Hands::serving();
+    let at = hands.last();
+    hands.write(1, "a");
+    hands.settle();
+    hands.replicate();
+    hands.reports(THREE, report(at.0, wrong(), None));
+    hands.reports(TWO, report(at.0, wrong(), None));
+    assert_eq!(hands.replica.quarantine(), Some(at));
+    assert!(hands.jobs.iter().any(|job| matches!(job, Job::Apply(_))), "given out before");
+    hands.work();
+    let answer = BackendAnswer { reply: Ok(Bytes::from_static(b"wrong")), watched: vec![] };
+    hands.replica.answered(vec![QueryAnswer { asker: Asker::Client(Ticket(2)), index: at, result: Ok(answer) }]);
+    hands.settle();
+    assert_eq!((hands.answer(1), hands.answer(2)), (None, Some(&Err(RequestError::Quarantined))));
+    assert_eq!(hands.replica.machine().0, at);
+
+    let newer = at.next().next();
+    hands.hear(TWO, hands.term() + 1, Message::Snapshot { meta: meta(hands.term() + 1, newer.0) });
+    assert_eq!(hands.answer(1), Some(&Err(RequestError::Unknown)));
+    assert!(!hands.replica.is_past(at), "the machine may yet be made as it was");
+    hands.work();
+    assert!(hands.replica.is_past(newer) && !hands.replica.is_past(newer.next()));
+}

@@ -32,7 +32,7 @@ const CONFIGURED: u64 = 1_000;
 const RELAXED: u64 = 10 * CONFIGURED;
 
 /// The latest numbers that an answer tells.
-const RECENT: usize = 64;
+pub const RECENT: usize = 64;
 
 /// What is under a key. Two histories of a key that end alike are the same, or owned numbers came in another order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

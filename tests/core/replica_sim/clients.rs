@@ -51,7 +51,7 @@ impl Sim {
             self.targets[client] = self.any_node();
         }
         for _ in 0..self.rng.random_range(1..=MAX_OUTSTANDING - outstanding) {
-            if self.rng.random_bool(0.6) {
+            if self.rng.random_bool(0.6) && self.history.may_append(key_of(self.tickets + 1, false)) {
                 self.ask_write(client, self.targets[client]);
             } else {
                 let any = self.any_node();

@@ -16,7 +16,7 @@ impl Sim {
             return self.restart_all();
         }
         if self.strikes(0.005) {
-            self.go_wrong();
+            return self.go_wrong();
         }
         if self.strikes(0.008) {
             let share: f64 = self.rng.random();

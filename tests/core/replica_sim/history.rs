@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::backend::KeyState;
+use super::backend::{KeyState, RECENT};
 use crate::linearizable::{Model, Operation, Verdict, check};
 
 /// Steps of the search for one key. The histories here take far fewer.
@@ -45,6 +45,8 @@ impl Model for Appended {
 #[derive(Default)]
 pub struct History {
     now: u64,
+    /// How many numbers were written under each key since anybody saw what is there.
+    unseen: BTreeMap<u8, usize>,
     operations: Vec<(u8, Option<Operation<Call, KeyState>>)>,
 }
 
@@ -54,8 +56,17 @@ impl History {
         self.now
     }
 
+    /// Whether another number under this key could still be told apart: answers show the latest ones alone, and the order of
+    /// others would have to be guessed.
+    pub fn may_append(&self, key: u8) -> bool {
+        self.unseen.get(&key).is_none_or(|unseen| *unseen < RECENT / 2)
+    }
+
     pub fn call(&mut self, key: u8, call: Call) -> OperationId {
         let called = self.tick();
+        if matches!(call, Call::Append(_)) {
+            *self.unseen.entry(key).or_default() += 1;
+        }
         self.operations.push((key, Some(Operation { call, called, returned: None })));
         OperationId(self.operations.len() - 1)
     }
@@ -65,6 +76,7 @@ impl History {
         if let Some(operation) = &mut self.operations[id.0].1 {
             operation.returned = Some((now, state));
         }
+        self.unseen.remove(&self.operations[id.0].0);
     }
 
     /// It came to nothing, and its client knows.

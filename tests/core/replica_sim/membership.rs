@@ -9,7 +9,7 @@ use zraft::types::Incarnation;
 
 use crate::peer::peers;
 
-use super::{SETTLED_STEPS, Sim};
+use super::{Node, SETTLED_STEPS, Sim};
 
 /// The most nodes that ever exist in a run, and vote at once.
 const MAX_NODES: u64 = 7;
@@ -86,10 +86,16 @@ impl Sim {
         Some(configuration.members()).filter(|members| is_settled && members.iter().all(knows))
     }
 
-    /// With all faults gone, every change comes to its end. Returns who leads then.
+    /// With all faults gone, every change comes to its end, and so do the verdicts on what was committed meanwhile. Returns
+    /// who leads then.
     pub(super) fn settled_leader(&mut self) -> Incarnation {
+        let has_applied = |node: &Node| node.replica.machine().0 == node.replica.raft().status().last.index;
         let is_settled = (0..SETTLED_STEPS).any(|_| {
-            let is_settled = self.settled_members().is_some() && self.leaders().len() == 1;
+            let [leader] = self.leaders()[..] else {
+                self.step(false);
+                return false;
+            };
+            let is_settled = self.settled_members().is_some() && has_applied(&self.nodes[&leader]);
             if !is_settled {
                 self.step(false);
             }
@@ -100,7 +106,7 @@ impl Sim {
     }
 
     fn why_unsettled(&self) -> String {
-        let state = |(id, node): (&Incarnation, &super::Node)| {
+        let state = |(id, node): (&Incarnation, &Node)| {
             let raft = node.replica.raft();
             format!("\n{id} {:?}\n  {:?}", raft.status(), raft.configuration())
         };

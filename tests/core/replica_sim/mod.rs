@@ -59,8 +59,8 @@ const CHECKED_EVERY: u64 = 4;
 const REPORT_EVERY: u64 = 1000;
 /// Steps within which a healed cluster serves, and every client has its answer.
 const HEALED_STEPS: u64 = 400;
-/// Steps within which a healed cluster has ended the change of its peers that it may be in.
-const SETTLED_STEPS: u64 = 1500;
+/// Steps within which a healed cluster has done what was begun: a change of its peers, and all that was committed.
+const SETTLED_STEPS: u64 = 3000;
 const STEP_MS: u64 = 10;
 const CLIENTS: usize = 5;
 const SESSION_CLIENTS: usize = 4;
@@ -244,10 +244,10 @@ impl Sim {
             }
         }
         for _ in 0..self.rng.random_range(0..4) * u32::from(machine_works) {
+            self.work(id);
             if self.down.contains(&id) {
                 return;
             }
-            self.work(id);
         }
         for _ in 0..self.rng.random_range(0..6) {
             let before = self.nodes[&id].replica.machine().0;
@@ -429,6 +429,14 @@ impl Sim {
         self.check_sessions();
         let expected = (writes + 2 * max_log_count, reads + members.len() as u64);
         assert_eq!(answered(self), expected, "a healed cluster serves");
+        // Sessions may expire at any time.
+        let are_equal = |sim: &Self| members.iter().all(|node| sim.nodes[node].applied() == sim.witness.last());
+        for _ in 0..HEALED_STEPS {
+            if are_equal(self) {
+                break;
+            }
+            self.step(false);
+        }
         let members = || members.iter().map(|node| &self.nodes[node]);
         self.witness.check_end(members(), &self.promises);
         for node in members() {

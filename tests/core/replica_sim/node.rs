@@ -157,6 +157,12 @@ impl Node {
         true
     }
 
+    /// Whether the machine has done all that it was given, among it what was to go wrong, and the replica knows.
+    pub fn has_done_its_jobs(&self) -> bool {
+        let is_cursed = self.factory.is_cursed.load(Ordering::Relaxed);
+        self.jobs.is_empty() && self.reports.is_empty() && !is_cursed
+    }
+
     /// The last entry that the machine has applied.
     pub fn applied(&self) -> Index {
         self.runner.applied()
@@ -265,7 +271,7 @@ impl Node {
                 self.replica.persisted(token);
                 let Some(position) = snapshot else { return };
                 // Jobs given out earlier may still need older files.
-                if self.replica.machine().0 >= position.index {
+                if self.replica.is_past(position.index) {
                     self.files.retain(|at, _| at.index >= position.index);
                 }
             }

@@ -265,7 +265,7 @@ impl Sim {
         let stream = client.stream.as_ref().expect("a stream");
         let may_send = stream.in_flight.len() < max_pending;
         let may_write = may_send && client.pending.len() < max_pending && !stream.must_resend;
-        if may_write && self.rng.random_bool(0.12) {
+        if may_write && self.rng.random_bool(0.12) && self.history.may_append(key_of(self.tickets + 1, false)) {
             self.write_in_session(number, link);
         } else if may_send && self.rng.random_bool(0.01) {
             self.repeat_a_command(number, link);

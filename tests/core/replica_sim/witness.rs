@@ -200,6 +200,13 @@ impl Witness {
         assert_eq!(machine.chain(), self.chain_at(applied), "a machine at {applied} has the history of another");
     }
 
+    /// Whether a node's machine, and what its replica says of it, are of the one history.
+    pub fn agrees_with(&self, node: &Node) -> bool {
+        let is_known = |(at, chain): (Index, HashChain)| at <= self.last() && chain == self.chain_at(at);
+        let machine = node.runner.machine().map(|machine| (machine.applied().index, machine.chain()));
+        machine.is_some_and(is_known) && is_known(node.replica.machine())
+    }
+
     /// What a node's replica says of its machine is of the one history, unless it has gone wrong.
     pub fn check_node(&self, node: &Node) {
         let (applied, chain) = node.replica.machine();

@@ -38,6 +38,11 @@ impl Sim {
 
     pub(super) fn is_something_wrong(&mut self) -> bool {
         let Some((id, loss)) = self.wrong else { return false };
+        let node = self.nodes.get_mut(&id).expect("a node");
+        if node.has_done_its_jobs() && self.witness.agrees_with(node) {
+            // Its backend died of the same run, and was made again before anybody was told.
+            (node.is_wrong, node.is_machine_wrong) = (false, false);
+        }
         let is_right = !self.nodes[&id].is_wrong && self.nodes[&id].replica.quarantine().is_none();
         if !is_right {
             self.quiet_until = self.now + QUIET_STEPS;
