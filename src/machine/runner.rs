@@ -122,6 +122,22 @@ impl Runner {
         self.at.0
     }
 
+    /// The last entry applied, and the hash chain there.
+    #[must_use]
+    pub fn at(&self) -> (Index, HashChain) {
+        self.at
+    }
+
+    /// Another machine as this one is, made from its past.
+    ///
+    /// # Errors
+    /// [`RunError`]: there is no such machine.
+    pub fn another<P: Past>(&self, past: &mut P) -> Result<Self, RunError<P::Error>> {
+        let mut another = Self { machine: None, at: self.at, rulings: self.rulings.clone() };
+        another.rewind_here(past)?;
+        Ok(another)
+    }
+
     /// A snapshot at this entry is there to begin from: what was ruled about those before is not needed again.
     pub fn snapshot_taken(&mut self, at: Index) {
         self.rulings.retain(|(on, _)| *on > at);

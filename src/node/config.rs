@@ -42,6 +42,8 @@ pub struct Tuning {
     pub election_timeout_ms: u64,
     /// How many threads run guests.
     pub guest_threads: usize,
+    /// Whether queries have an instance of the backend of their own.
+    pub isolation: Isolation,
     /// Memory for the database's cache, in bytes.
     pub cache_bytes: usize,
     /// Most bytes of one round of the log: appends that become durable together.
@@ -54,6 +56,19 @@ pub struct Tuning {
     pub snapshot_backup_count: usize,
 }
 
+/// How far queries are kept from the state that commands are applied to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// Queries have an instance of their own, made when the first one comes: whatever they do to it, commands and snapshots are
+    /// not touched.
+    #[default]
+    Separate,
+    /// One instance does all. Takes half the memory, for backends that are trusted: a query that changes what it should only
+    /// read parts the replica from the others.
+    Shared,
+}
+
 impl Tuning {
     const MIN_ELECTION_TIMEOUT_MS: u64 = 50;
     const MAX_ELECTION_TIMEOUT_MS: u64 = 60_000;
@@ -64,6 +79,7 @@ impl Default for Tuning {
         Self {
             election_timeout_ms: 500,
             guest_threads: std::thread::available_parallelism().map_or(2, usize::from),
+            isolation: Isolation::default(),
             cache_bytes: 64 << 20,
             max_segment_size: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
             min_free_bytes: 64 << 20,
@@ -132,6 +148,8 @@ pub struct Settings {
     pub election_timeout_ms: Option<u64>,
     /// See [`Tuning::guest_threads`].
     pub guest_threads: Option<usize>,
+    /// See [`Tuning::isolation`]: `"separate"` or `"shared"`.
+    pub isolation: Option<Isolation>,
     /// See [`Tuning::cache_bytes`].
     pub cache_bytes: Option<usize>,
     /// See [`Tuning::max_segment_size`].
@@ -182,6 +200,7 @@ impl Settings {
             key: self.key.or(fallback.key),
             election_timeout_ms: self.election_timeout_ms.or(fallback.election_timeout_ms),
             guest_threads: self.guest_threads.or(fallback.guest_threads),
+            isolation: self.isolation.or(fallback.isolation),
             cache_bytes: self.cache_bytes.or(fallback.cache_bytes),
             max_segment_size: self.max_segment_size.or(fallback.max_segment_size),
             min_free_bytes: self.min_free_bytes.or(fallback.min_free_bytes),
@@ -207,6 +226,7 @@ impl Settings {
         let tuning = Tuning {
             election_timeout_ms: self.election_timeout_ms.unwrap_or(default.election_timeout_ms),
             guest_threads: self.guest_threads.unwrap_or(default.guest_threads),
+            isolation: self.isolation.unwrap_or(default.isolation),
             cache_bytes: self.cache_bytes.unwrap_or(default.cache_bytes),
             max_segment_size: self.max_segment_size.unwrap_or(default.max_segment_size),
             min_free_bytes: self.min_free_bytes.unwrap_or(default.min_free_bytes),

@@ -15,6 +15,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::machine::Command;
 use crate::node::backends::Backends;
+use crate::node::config::Isolation;
 use crate::node::frames::{ClusterSpec, NodeFrame, PeerFrame, StandingFrame};
 use crate::node::guests::{GuestThreads, Guests};
 use crate::node::host::{HostEvent, HostJob};
@@ -111,6 +112,7 @@ pub(super) struct Parts {
     pub(super) guests: Guests,
     pub(super) guest_threads: GuestThreads,
     pub(super) backends: Arc<Backends>,
+    pub(super) isolation: Isolation,
     pub(super) network: Network,
     pub(super) events: mpsc::Sender<Event>,
 }

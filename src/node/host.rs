@@ -1,7 +1,10 @@
 //! One peer's machine where it runs: on guest threads, between its component, its snapshots and its log.
 //!
-//! One instance of the component does everything. Whatever kills it, the machine is made again from the latest snapshot
-//! and the log (`machine::Runner`): a query costs that query, and of a command the replica is told.
+//! Whatever kills an instance of the component, the machine is made again from the latest snapshot and the log
+//! (`machine::Runner`): a query costs that query, and of a command the replica is told. Queries have an instance of their
+//! own (`reader`), unless the node is told to spare the memory.
+
+mod reader;
 
 use std::sync::Arc;
 
@@ -10,12 +13,15 @@ use crate::machine::{
     SessionTerms, SnapshotError, SnapshotHead, StartError,
 };
 use crate::node::backends::{BackendError, Backends};
+use crate::node::config::Isolation;
 use crate::protocol::RequestError;
 use crate::raft::{Entry, LogRead, LogReadPurpose, SnapshotMeta};
 use crate::replica::{Job, Query, QueryAnswer};
 use crate::store::{SnapshotHeader, Store, StoreError};
 use crate::types::{Incarnation, Index, SessionId};
 use crate::wasm::WasmFactory;
+
+use reader::Reader;
 
 /// How much of the log a rebuild reads at a time, in bytes.
 const REBUILD_READ_BYTES: usize = 4 << 20;
@@ -68,6 +74,8 @@ pub(super) enum PastError {
 pub(super) struct Host {
     /// None before it has started, and once it has stopped for good.
     runner: Option<Runner>,
+    /// Answers queries; none where the first machine does.
+    reader: Option<Reader>,
     past: HostPast,
 }
 
@@ -82,24 +90,37 @@ struct HostPast {
 }
 
 impl Host {
-    pub(super) fn new(incarnation: Incarnation, genesis: Genesis, backends: Arc<Backends>, store: Store) -> Self {
-        Self { runner: None, past: HostPast { incarnation, genesis, backends, store, snapshot: None } }
+    pub(super) fn new(
+        incarnation: Incarnation,
+        genesis: Genesis,
+        backends: Arc<Backends>,
+        store: Store,
+        isolation: Isolation,
+    ) -> Self {
+        let reader = (isolation == Isolation::Separate).then(Reader::default);
+        Self { runner: None, reader, past: HostPast { incarnation, genesis, backends, store, snapshot: None } }
     }
 
     /// Does one job, and tells what became of it. Nothing is said about a start without a snapshot that went well, nor about
     /// jobs of a machine that has stopped.
     pub(super) fn run(&mut self, job: HostJob) -> Vec<HostEvent> {
+        let reader = self.reader.as_mut();
         let done = match (job, &mut self.runner) {
             (HostJob::Start(None), _) => self.start(None).map(|()| Vec::new()),
             (HostJob::Start(Some(meta)), _) => self.restore(meta),
             (HostJob::Replica(_), None) => Ok(Vec::new()),
             (HostJob::Replica(Job::Restore(meta)), _) => self.restore(meta),
-            (HostJob::Replica(Job::Apply(run)), Some(runner)) => apply(runner, &run, &mut self.past),
+            (HostJob::Replica(Job::Apply(run)), Some(runner)) => apply(runner, reader, &run, &mut self.past),
             (HostJob::Replica(Job::Rewind(to, chain)), Some(runner)) => {
+                reader.into_iter().for_each(|reader| reader.rewound(to));
                 runner.rewind((to, chain), &mut self.past).map(|()| Vec::new())
             }
-            (HostJob::Replica(Job::Query(at, queries)), Some(runner)) => query(runner, at, queries, &mut self.past),
-            (HostJob::Replica(Job::Snapshot(meta)), Some(runner)) => take_snapshot(runner, meta, &mut self.past),
+            (HostJob::Replica(Job::Query(at, queries)), Some(runner)) => {
+                query(runner, reader, at, queries, &mut self.past)
+            }
+            (HostJob::Replica(Job::Snapshot(meta)), Some(runner)) => {
+                take_snapshot(runner, reader, meta, &mut self.past)
+            }
         };
         done.unwrap_or_else(|error| {
             self.runner = None;
@@ -114,8 +135,9 @@ impl Host {
     }
 
     fn restore(&mut self, meta: SnapshotMeta) -> Result<Vec<HostEvent>, RunError<PastError>> {
-        // The old machine goes first: two states at once may not fit.
+        // The old machines go first: so many states at once may not fit.
         self.runner = None;
+        self.reader = self.reader.take().map(|_| Reader::default());
         self.start(Some(meta.clone()))?;
         let machine = self.runner.as_ref().and_then(Runner::machine);
         let restored = |machine: &Machine| HostEvent::Restored(meta, machine.chain(), machine.sessions());
@@ -123,15 +145,24 @@ impl Host {
     }
 }
 
-fn apply(runner: &mut Runner, run: &Run, past: &mut HostPast) -> Result<Vec<HostEvent>, RunError<PastError>> {
+fn apply(
+    runner: &mut Runner,
+    reader: Option<&mut Reader>,
+    run: &Run,
+    past: &mut HostPast,
+) -> Result<Vec<HostEvent>, RunError<PastError>> {
     let Ran { applied, died } = runner.apply(run, past)?;
+    if let Some(reader) = reader {
+        reader.applied(run, applied.len(), runner.at(), past)?;
+    }
     let applied = Some(applied).filter(|applied| !applied.is_empty()).map(HostEvent::Applied);
     Ok(applied.into_iter().chain(died.map(HostEvent::Died)).collect())
 }
 
-/// Answers each query; one that kills the machine gets the blame, and the rest a machine made again.
+/// Answers each query; one that kills its machine gets the blame, and the rest a machine made again.
 fn query(
     runner: &mut Runner,
+    reader: Option<&mut Reader>,
     at: Index,
     queries: Vec<Query>,
     past: &mut HostPast,
@@ -140,21 +171,27 @@ fn query(
     if runner.machine().is_some() && runner.applied() < at {
         return Ok(vec![HostEvent::Declined(queries)]);
     }
+    let answers: Result<_, _> = match reader.filter(|_| runner.machine().is_some()) {
+        Some(reader) => queries.into_iter().map(|query| reader.answer(query, runner, past)).collect(),
+        None => queries.into_iter().map(|query| answer(runner, query, past)).collect(),
+    };
+    Ok(vec![HostEvent::Answered(answers?)])
+}
+
+/// Has the machine that applies answer a query.
+fn answer(runner: &mut Runner, query: Query, past: &mut HostPast) -> Result<QueryAnswer, RunError<PastError>> {
     let index = runner.applied();
-    let mut answers = Vec::with_capacity(queries.len());
-    for query in queries {
-        let result = match runner.query(&query.request, past)? {
-            Some(Ok(answer)) => Ok(answer),
-            Some(Err(fault)) => Err(RequestError::BackendFault { message: fault.to_string() }),
-            None => Err(RequestError::Overloaded),
-        };
-        answers.push(QueryAnswer { asker: query.asker, index, result });
-    }
-    Ok(vec![HostEvent::Answered(answers)])
+    let result = match runner.query(&query.request, past)? {
+        Some(Ok(answer)) => Ok(answer),
+        Some(Err(fault)) => Err(RequestError::BackendFault { message: fault.to_string() }),
+        None => Err(RequestError::Overloaded),
+    };
+    Ok(QueryAnswer { asker: query.asker, index, result })
 }
 
 fn take_snapshot(
     runner: &mut Runner,
+    reader: Option<&mut Reader>,
     meta: SnapshotMeta,
     past: &mut HostPast,
 ) -> Result<Vec<HostEvent>, RunError<PastError>> {
@@ -165,6 +202,7 @@ fn take_snapshot(
     match past.write_and_prove_snapshot(machine, &meta) {
         Ok(()) => {
             runner.snapshot_taken(meta.position.index);
+            reader.into_iter().for_each(|reader| reader.snapshot_taken(meta.position.index));
             past.snapshot = Some(meta.clone());
             Ok(vec![HostEvent::SnapshotTaken(meta)])
         }

@@ -50,8 +50,8 @@ impl Driver {
         let settings = record.genesis.settings;
         let tick_ms = to_ms(self.parts.tick);
         let replica = Replica::new(incarnation, self.parts.raft.clone(), settings, restored, tick_ms, seed);
-        let host =
-            Host::new(incarnation, record.genesis.clone(), Arc::clone(&self.parts.backends), self.parts.store.clone());
+        let (backends, store) = (Arc::clone(&self.parts.backends), self.parts.store.clone());
+        let host = Host::new(incarnation, record.genesis.clone(), backends, store, self.parts.isolation);
         self.parts.guests.add(incarnation, host);
         self.parts.guests.give(incarnation, HostJob::Start(snapshot));
         self.names.insert(record.peer.name().to_owned(), incarnation);

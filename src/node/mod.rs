@@ -241,6 +241,7 @@ async fn run(
             guests,
             guest_threads,
             backends,
+            isolation: tuning.isolation,
             network: Network::new(endpoint),
             events,
         },

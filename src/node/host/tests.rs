@@ -1,5 +1,7 @@
 //! A host with a real store and a component that does on command what it must not.
 
+mod reader;
+
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use bytes::Bytes;
@@ -73,9 +75,13 @@ impl Bench {
         self.durable.recv().unwrap();
     }
 
+    fn new_host(&self, isolation: Isolation) -> Host {
+        Host::new(PEER, self.genesis.clone(), Arc::clone(&self.backends), self.store.clone(), isolation)
+    }
+
     /// A host that has applied all of the log.
-    fn host(&self) -> Host {
-        let mut host = Host::new(PEER, self.genesis.clone(), Arc::clone(&self.backends), self.store.clone());
+    fn host(&self, isolation: Isolation) -> Host {
+        let mut host = self.new_host(isolation);
         assert!(host.run(HostJob::Start(None)).is_empty());
         let all = LogRead { purpose: LogReadPurpose::Apply, from: Index(1), to: Index(3), max_bytes: usize::MAX };
         let entries = self.store.read(PEER, &all).unwrap();
@@ -129,18 +135,20 @@ fn is_fault(result: &Result<(), RequestError>) -> bool {
 #[test]
 fn a_query_that_kills_the_machine_costs_that_query_alone() {
     let bench = Bench::with_log(&["a", "b"]);
-    let mut host = bench.host();
-    let before = host.at();
-    let answers = ask(&mut host, &["x", "panic", "y", "panic", "z"]);
-    assert_eq!(answers.iter().map(is_fault).collect::<Vec<_>>(), [false, true, false, true, false]);
-    assert!(answers[2].is_ok() && answers[4].is_ok());
-    assert_eq!(host.at(), before);
+    for isolation in [Isolation::Separate, Isolation::Shared] {
+        let mut host = bench.host(isolation);
+        let before = host.at();
+        let answers = ask(&mut host, &["x", "panic", "y", "panic", "z"]);
+        assert_eq!(answers.iter().map(is_fault).collect::<Vec<_>>(), [false, true, false, true, false]);
+        assert!(answers[2].is_ok() && answers[4].is_ok());
+        assert_eq!(host.at(), before);
+    }
 }
 
 #[test]
 fn after_a_snapshot_the_machine_is_rebuilt_from_it() {
     let bench = Bench::with_log(&["a", "b"]);
-    let mut host = bench.host();
+    let mut host = bench.host(Isolation::Separate);
     let before = host.at();
     assert!(matches!(host.run(snapshot(3))[..], [HostEvent::SnapshotTaken(_)]));
     // Nothing of the log is left.
@@ -153,10 +161,10 @@ fn after_a_snapshot_the_machine_is_rebuilt_from_it() {
 #[test]
 fn a_machine_that_dies_when_its_log_has_given_way_to_a_snapshot_waits_for_that() {
     let bench = Bench::with_log(&["a", "b"]);
-    let mut other = bench.host();
+    let mut other = bench.host(Isolation::Shared);
     let (_, chain) = other.at();
     assert!(matches!(other.run(snapshot(3))[..], [HostEvent::SnapshotTaken(_)]));
-    let mut host = bench.host();
+    let mut host = bench.host(Isolation::Shared);
     let base = meta(3).position;
     bench.write(Write { snapshot: Some(meta(3)), discard_through: Some(base), ..Write::new(WriteToken(2)) });
 
@@ -176,7 +184,7 @@ fn a_machine_that_dies_when_its_log_has_given_way_to_a_snapshot_waits_for_that()
 #[test]
 fn a_command_that_kills_the_machine_is_found_among_others_and_named() {
     let bench = Bench::with_log(&["a", "b"]);
-    let mut host = bench.host();
+    let mut host = bench.host(Isolation::Separate);
     bench.append(vec![entry(4, "c"), entry(5, "panic"), entry(6, "d")]);
     let events = host.run(apply(vec![entry(4, "c"), entry(5, "panic"), entry(6, "d")]));
     let [HostEvent::Applied(applied), HostEvent::Died(died)] = &events[..] else { panic!("{events:?}") };
@@ -197,7 +205,7 @@ fn a_command_that_kills_the_machine_is_found_among_others_and_named() {
 #[test]
 fn queries_and_snapshots_that_come_to_another_state_than_meant_are_declined() {
     let bench = Bench::with_log(&["a", "b"]);
-    let mut host = bench.host();
+    let mut host = bench.host(Isolation::Separate);
     let query = Query { asker: Asker::Client(Ticket(1)), request: Bytes::new(), deadline_ms: 0 };
     let events = host.run(HostJob::Replica(Job::Query(Index(4), vec![query.clone()])));
     assert!(matches!(&events[..], [HostEvent::Declined(declined)] if *declined == [query]), "{events:?}");
@@ -207,7 +215,7 @@ fn queries_and_snapshots_that_come_to_another_state_than_meant_are_declined() {
 #[test]
 fn a_machine_goes_back_to_where_it_was() {
     let bench = Bench::with_log(&["a", "b"]);
-    let mut host = bench.host();
+    let mut host = bench.host(Isolation::Separate);
     let (index, chain) = host.at();
     assert!(matches!(host.run(apply(vec![entry(4, "c")]))[..], [HostEvent::Applied(_)]));
     assert!(host.run(HostJob::Replica(Job::Rewind(index, chain))).is_empty());
@@ -221,10 +229,10 @@ fn a_machine_goes_back_to_where_it_was() {
 #[test]
 fn a_snapshot_of_another_cluster_is_not_restored() {
     let mut bench = Bench::with_log(&["a", "b"]);
-    let mut host = bench.host();
+    let mut host = bench.host(Isolation::Separate);
     assert!(matches!(host.run(snapshot(3))[..], [HostEvent::SnapshotTaken(_)]));
     bench.genesis.cluster = ClusterId(2);
-    let mut host = Host::new(PEER, bench.genesis.clone(), Arc::clone(&bench.backends), bench.store.clone());
+    let mut host = bench.new_host(Isolation::Separate);
     let stopped = host.run(HostJob::Start(Some(meta(3))));
     assert!(matches!(&stopped[..], [HostEvent::Stopped(reason)] if reason.contains("cluster")), "{stopped:?}");
 }
