@@ -29,7 +29,7 @@ pub use chain::HashChain;
 pub use command::Command;
 pub use outcome::{Applied, Outcome};
 pub use ruling::{Budget, Ruling, Rulings};
-pub use runner::{Died, Past, Ran, Run, RunError, Runner};
+pub use runner::{Died, Past, Ran, Run, RunError, Runner, Target};
 pub use session::SessionTerms;
 pub use snapshot::{HostPart, SnapshotHead};
 

@@ -87,14 +87,45 @@ pub enum RunError<E> {
     Past(#[from] E),
 }
 
+/// What a machine must come to when it is made again.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The last entry to apply, and the hash chain there.
+    at: (Index, HashChain),
+    /// What was ruled about entries since the latest snapshot.
+    rulings: Vec<(Index, Ruling)>,
+}
+
+impl Target {
+    /// The machine, made from its past. None when the log has given way to a snapshot that is yet to be restored.
+    ///
+    /// # Errors
+    /// [`RunError`]: there is no such machine.
+    pub fn reach<P: Past>(&self, past: &mut P) -> Result<Option<Machine>, RunError<P::Error>> {
+        let (to, chain) = self.at;
+        let mut machine = past.begin()?;
+        // It was borne once, perhaps on trial and with nothing ruled yet: it ends.
+        let rulings = Rulings { budget: Budget::Unlimited, rulings: self.rulings.clone() };
+        while machine.applied().index < to {
+            let Some(entries) = past.entries(machine.applied().index.next(), to)? else { return Ok(None) };
+            if let Err(fault) = survive(machine.apply(&entries, &rulings))? {
+                return Err(RunError::DiedAgain { to, fault });
+            }
+        }
+        if machine.applied().index == to && machine.chain() != chain {
+            return Err(RunError::Diverged(to));
+        }
+        // A later snapshot than was asked for is one that a job to come restores.
+        Ok(Some(machine).filter(|machine| machine.applied().index == to))
+    }
+}
+
 /// One peer's machine, and what is needed to make it again.
 pub struct Runner {
     /// None while it is dead.
     machine: Option<Box<Machine>>,
-    /// How far the machine came, and the hash chain there.
-    at: (Index, HashChain),
-    /// What was ruled about entries since the latest snapshot.
-    rulings: Vec<(Index, Ruling)>,
+    /// How far the machine came.
+    target: Target,
 }
 
 impl Runner {
@@ -102,7 +133,7 @@ impl Runner {
     #[must_use]
     pub fn new(machine: Machine) -> Self {
         let at = (machine.applied().index, machine.chain());
-        Self { machine: Some(Box::new(machine)), at, rulings: Vec::new() }
+        Self { machine: Some(Box::new(machine)), target: Target { at, rulings: Vec::new() } }
     }
 
     /// The machine. None if it died and waits for the snapshot that its log has given way to.
@@ -119,13 +150,19 @@ impl Runner {
     /// The last entry applied.
     #[must_use]
     pub fn applied(&self) -> Index {
-        self.at.0
+        self.target.at.0
     }
 
     /// The last entry applied, and the hash chain there.
     #[must_use]
     pub fn at(&self) -> (Index, HashChain) {
-        self.at
+        self.target.at
+    }
+
+    /// What another machine must come to, to be as this one is.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     /// Another machine as this one is, made from its past.
@@ -133,14 +170,12 @@ impl Runner {
     /// # Errors
     /// [`RunError`]: there is no such machine.
     pub fn another<P: Past>(&self, past: &mut P) -> Result<Self, RunError<P::Error>> {
-        let mut another = Self { machine: None, at: self.at, rulings: self.rulings.clone() };
-        another.rewind_here(past)?;
-        Ok(another)
+        Ok(Self { machine: self.target.reach(past)?.map(Box::new), target: self.target.clone() })
     }
 
     /// A snapshot at this entry is there to begin from: what was ruled about those before is not needed again.
     pub fn snapshot_taken(&mut self, at: Index) {
-        self.rulings.retain(|(on, _)| *on > at);
+        self.target.rulings.retain(|(on, _)| *on > at);
     }
 
     /// Applies entries, as far as the backend survives them. Entries that do not follow were meant for a machine that did not
@@ -152,8 +187,9 @@ impl Runner {
         let follows = run.entries.first().is_some_and(|first| first.index == self.applied().next());
         let Some(machine) = self.machine.as_mut().filter(|_| follows) else { return Ok(Ran::default()) };
         // Entries may be given again.
-        self.rulings.retain(|(on, _)| *on <= self.at.0);
-        self.rulings.extend(run.rulings.rulings.iter().cloned());
+        let Target { at: (applied, _), rulings } = &mut self.target;
+        rulings.retain(|(on, _)| on <= applied);
+        rulings.extend(run.rulings.rulings.iter().cloned());
         let outcome = survive(machine.apply(&run.entries, &run.rulings))?;
         match outcome {
             Ok(applied) => {
@@ -219,21 +255,8 @@ impl Runner {
     pub fn rewind<P: Past>(&mut self, (to, chain): (Index, HashChain), past: &mut P) -> Result<(), RunError<P::Error>> {
         // The old machine goes first: two states at once may not fit.
         self.machine = None;
-        self.at = (to, chain);
-        let mut machine = past.begin()?;
-        // It was borne once, perhaps on trial and with nothing ruled yet: it ends.
-        let rulings = Rulings { budget: Budget::Unlimited, rulings: self.rulings.clone() };
-        while machine.applied().index < to {
-            let Some(entries) = past.entries(machine.applied().index.next(), to)? else { return Ok(()) };
-            if let Err(fault) = survive(machine.apply(&entries, &rulings))? {
-                return Err(RunError::DiedAgain { to, fault });
-            }
-        }
-        if machine.applied().index == to && machine.chain() != chain {
-            return Err(RunError::Diverged(to));
-        }
-        // A later snapshot than was asked for is one that a job to come restores.
-        self.machine = Some(Box::new(machine)).filter(|machine| machine.applied().index == to);
+        self.target.at = (to, chain);
+        self.machine = self.target.reach(past)?.map(Box::new);
         Ok(())
     }
 
@@ -242,12 +265,12 @@ impl Runner {
     /// # Errors
     /// [`RunError`]: there is no machine any more.
     pub fn rewind_here<P: Past>(&mut self, past: &mut P) -> Result<(), RunError<P::Error>> {
-        self.rewind(self.at, past)
+        self.rewind(self.target.at, past)
     }
 
     fn note(&mut self, applied: &[Applied]) {
         if let Some(last) = applied.last() {
-            self.at = (last.position.index, last.chain);
+            self.target.at = (last.position.index, last.chain);
         }
     }
 }

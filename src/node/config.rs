@@ -42,7 +42,7 @@ pub struct Tuning {
     pub election_timeout_ms: u64,
     /// How many threads run guests.
     pub guest_threads: usize,
-    /// Whether queries have an instance of the backend of their own.
+    /// Whether queries and snapshots have instances of the backend of their own.
     pub isolation: Isolation,
     /// Memory for the database's cache, in bytes.
     pub cache_bytes: usize,
@@ -56,16 +56,16 @@ pub struct Tuning {
     pub snapshot_backup_count: usize,
 }
 
-/// How far queries are kept from the state that commands are applied to.
+/// How far queries and snapshots are kept from the machine that commands are applied to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// Queries have an instance of their own, made when the first one comes: whatever they do to it, commands and snapshots are
-    /// not touched.
+    /// not touched. Snapshots are made by another, in the background.
     #[default]
     Separate,
-    /// One instance does all. Takes half the memory, for backends that are trusted: a query that changes what it should only
-    /// read parts the replica from the others.
+    /// One instance does all. Takes less memory, for backends that are trusted: a query that changes what it should only
+    /// read parts the replica from the others. Commands wait while a snapshot is written.
     Shared,
 }
 
@@ -292,12 +292,12 @@ mod tests {
     #[test]
     fn flags_come_before_the_file_and_paths_are_relative_to_it() {
         let text = "node = \"h:7400\"\nlog_dir = \"data\"\nelection_timeout_ms = 100\nsnapshot_backup = true\n\
-                    snapshot_backup_count = 2";
+                    snapshot_backup_count = 2\nisolation = \"shared\"";
         let file = load(text).unwrap();
         let flags = Settings { election_timeout_ms: Some(200), snapshot_backup_count: Some(3), ..Settings::default() };
         let merged = flags.or(file);
         assert_eq!((merged.snapshot_backup, merged.snapshot_backup_count), (Some(true), Some(3)));
-        assert_eq!(merged.election_timeout_ms, Some(200));
+        assert_eq!((merged.election_timeout_ms, merged.isolation), (Some(200), Some(Isolation::Shared)));
         assert_eq!(merged.node.unwrap().as_str(), "h:7400");
         assert_eq!(merged.log_dir.unwrap(), Path::new("data"));
     }

@@ -1,14 +1,15 @@
 //! The threads on which guests run: a bounded pool, one job of a peer at a time, fair across peers.
 //!
 //! Guests never run on the network's thread. A peer's jobs run in the order they were given; among peers, whoever
-//! has work takes turns, one job each.
+//! has work takes turns, one job each. Snapshots are made beside all that on a thread of their own, one at a time: they
+//! take long, and nobody waits for them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::node::host::{Host, HostEvent, HostJob};
+use crate::node::host::{Host, HostEvent, HostJob, SnapshotTask};
 use crate::types::Incarnation;
 use crate::wasm;
 
@@ -30,6 +31,7 @@ pub(super) struct GuestThreads {
 struct Shared {
     state: Mutex<State>,
     work: Condvar,
+    background_work: Condvar,
     sink: HostSink,
 }
 
@@ -38,6 +40,8 @@ struct State {
     /// Peers and one-off tasks that wait for a thread.
     turns: VecDeque<Turn>,
     slots: BTreeMap<Incarnation, Slot>,
+    /// Snapshots to be made. A peer asks for one at a time.
+    background: VecDeque<(Incarnation, SnapshotTask)>,
     stopping: bool,
 }
 
@@ -56,15 +60,16 @@ struct Slot {
 impl Guests {
     /// Starts `threads` guest threads.
     pub(super) fn start(threads: usize, sink: HostSink) -> std::io::Result<(Self, GuestThreads)> {
-        let shared = Arc::new(Shared { state: Mutex::default(), work: Condvar::new(), sink });
-        let spawn = |number| {
+        let (work, background_work) = (Condvar::new(), Condvar::new());
+        let shared = Arc::new(Shared { state: Mutex::default(), work, background_work, sink });
+        let spawn = |name: String, run: fn(&Shared)| {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new()
-                .name(format!("zraft-guest-{number}"))
-                .stack_size(wasm::GUEST_THREAD_STACK_BYTES)
-                .spawn(move || shared.work_until_stopped())
+            let thread = std::thread::Builder::new().name(name).stack_size(wasm::GUEST_THREAD_STACK_BYTES);
+            thread.spawn(move || run(&shared))
         };
-        let threads = (0..threads).map(spawn).collect::<Result<_, _>>()?;
+        let guests = (0..threads).map(|number| spawn(format!("zraft-guest-{number}"), Shared::work_until_stopped));
+        let background = std::iter::once_with(|| spawn("zraft-snapshot".to_owned(), Shared::make_snapshots));
+        let threads = guests.chain(background).collect::<Result<_, _>>()?;
         Ok((Self { shared: Arc::clone(&shared) }, GuestThreads { shared, threads }))
     }
 
@@ -85,14 +90,7 @@ impl Guests {
 
     /// Gives a peer a job, behind those it has.
     pub(super) fn give(&self, incarnation: Incarnation, job: HostJob) {
-        let mut state = self.shared.lock();
-        let Some(slot) = state.slots.get_mut(&incarnation) else { return };
-        slot.jobs.push_back(job);
-        if slot.jobs.len() == 1 && slot.host.is_some() {
-            state.turns.push_back(Turn::Peer(incarnation));
-            drop(state);
-            self.shared.work.notify_one();
-        }
+        self.shared.give(incarnation, job);
     }
 
     /// Runs a task that calls a guest but belongs to no peer, such as trying a new component.
@@ -107,6 +105,7 @@ impl GuestThreads {
     pub(super) fn stop(self) {
         self.shared.lock().stopping = true;
         self.shared.work.notify_all();
+        self.shared.background_work.notify_all();
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a guest thread panicked");
@@ -119,6 +118,39 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state is changed in single steps that leave it whole, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give(&self, incarnation: Incarnation, job: HostJob) {
+        let mut state = self.lock();
+        let Some(slot) = state.slots.get_mut(&incarnation) else { return };
+        slot.jobs.push_back(job);
+        if slot.jobs.len() == 1 && slot.host.is_some() {
+            state.turns.push_back(Turn::Peer(incarnation));
+            drop(state);
+            self.work.notify_one();
+        }
+    }
+
+    fn make_snapshots(&self) {
+        while let Some((incarnation, task)) = self.next_in_background() {
+            let (meta, restores) = task.name();
+            let made = catch_unwind(AssertUnwindSafe(|| task.run()));
+            let made = made.unwrap_or_else(|_| SnapshotTask::panicked(meta, restores));
+            self.give(incarnation, HostJob::SnapshotMade(made));
+        }
+    }
+
+    fn next_in_background(&self) -> Option<(Incarnation, SnapshotTask)> {
+        let mut state = self.lock();
+        loop {
+            if state.stopping {
+                return None;
+            }
+            match state.background.pop_front() {
+                Some(task) => return Some(task),
+                None => state = self.background_work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
     }
 
     fn work_until_stopped(&self) {
@@ -155,7 +187,12 @@ impl Shared {
                 return;
             }
         }
+        let task = host.take_task();
         self.put_back(incarnation, host);
+        if let Some(task) = task {
+            self.lock().background.push_back((incarnation, task));
+            self.background_work.notify_one();
+        }
     }
 
     fn take(&self, incarnation: Incarnation) -> Option<(Box<Host>, HostJob)> {

@@ -2,15 +2,16 @@
 //!
 //! Whatever kills an instance of the component, the machine is made again from the latest snapshot and the log
 //! (`machine::Runner`): a query costs that query, and of a command the replica is told. Queries have an instance of their
-//! own (`reader`), unless the node is told to spare the memory.
+//! own (`reader`), and snapshots too (`snapshot`), unless the node is told to spare the memory.
 
 mod reader;
+mod snapshot;
 
 use std::sync::Arc;
 
 use crate::machine::{
     Applied, BackendFactory, Died, Fault, Genesis, HashChain, HostPart, Machine, Past, Ran, Run, RunError, Runner,
-    SessionTerms, SnapshotError, SnapshotHead, StartError,
+    SessionTerms, SnapshotHead, StartError,
 };
 use crate::node::backends::{BackendError, Backends};
 use crate::node::config::Isolation;
@@ -22,9 +23,15 @@ use crate::types::{Incarnation, Index, SessionId};
 use crate::wasm::WasmFactory;
 
 use reader::Reader;
+use snapshot::{SnapshotFailure, SnapshotMade};
+
+pub(super) use snapshot::SnapshotTask;
 
 /// How much of the log a rebuild reads at a time, in bytes.
 const REBUILD_READ_BYTES: usize = 4 << 20;
+
+/// Why there is no snapshot where one was wanted.
+const DIED_BEFORE: &str = "the machine has died on the way there";
 
 /// What a host is told to do.
 pub(super) enum HostJob {
@@ -32,6 +39,9 @@ pub(super) enum HostJob {
     Start(Option<SnapshotMeta>),
     /// What the replica wants done.
     Replica(Job),
+    /// Take note of a snapshot that was made in the background. The replica hears of it then: what it is made from must stay
+    /// until nobody here goes back to that.
+    SnapshotMade(SnapshotMade),
 }
 
 /// What became of a job.
@@ -77,9 +87,14 @@ pub(super) struct Host {
     /// Answers queries; none where the first machine does.
     reader: Option<Reader>,
     past: HostPast,
+    /// How often the machine was replaced by that of a snapshot: what was begun before is of another state.
+    restores: u64,
+    /// A snapshot that is to be made in the background.
+    task: Option<SnapshotTask>,
 }
 
 /// What the machine is made from.
+#[derive(Clone)]
 struct HostPast {
     incarnation: Incarnation,
     genesis: Genesis,
@@ -98,7 +113,13 @@ impl Host {
         isolation: Isolation,
     ) -> Self {
         let reader = (isolation == Isolation::Separate).then(Reader::default);
-        Self { runner: None, reader, past: HostPast { incarnation, genesis, backends, store, snapshot: None } }
+        let past = HostPast { incarnation, genesis, backends, store, snapshot: None };
+        Self { runner: None, reader, past, restores: 0, task: None }
+    }
+
+    /// Takes out the snapshot that is to be made in the background; its end is a job.
+    pub(super) fn take_task(&mut self) -> Option<SnapshotTask> {
+        self.task.take()
     }
 
     /// Does one job, and tells what became of it. Nothing is said about a start without a snapshot that went well, nor about
@@ -118,9 +139,11 @@ impl Host {
             (HostJob::Replica(Job::Query(at, queries)), Some(runner)) => {
                 query(runner, reader, at, queries, &mut self.past)
             }
-            (HostJob::Replica(Job::Snapshot(meta)), Some(runner)) => {
-                take_snapshot(runner, reader, meta, &mut self.past)
+            (HostJob::Replica(Job::Snapshot(meta)), Some(runner)) if reader.is_none() => {
+                take_snapshot(runner, meta, &mut self.past)
             }
+            (HostJob::Replica(Job::Snapshot(meta)), Some(_)) => Ok(self.begin_snapshot(meta)),
+            (HostJob::SnapshotMade(made), _) => Ok(vec![self.snapshot_made(made)]),
         };
         done.unwrap_or_else(|error| {
             self.runner = None;
@@ -137,11 +160,43 @@ impl Host {
     fn restore(&mut self, meta: SnapshotMeta) -> Result<Vec<HostEvent>, RunError<PastError>> {
         // The old machines go first: so many states at once may not fit.
         self.runner = None;
+        self.restores += 1;
         self.reader = self.reader.take().map(|_| Reader::default());
         self.start(Some(meta.clone()))?;
         let machine = self.runner.as_ref().and_then(Runner::machine);
         let restored = |machine: &Machine| HostEvent::Restored(meta, machine.chain(), machine.sessions());
         Ok(machine.map(restored).into_iter().collect())
+    }
+}
+
+impl Host {
+    /// Has a snapshot made in the background of the state as it is.
+    fn begin_snapshot(&mut self, meta: SnapshotMeta) -> Vec<HostEvent> {
+        let alive = self
+            .runner
+            .as_ref()
+            .filter(|runner| runner.machine().is_some_and(|machine| machine.applied() == meta.position));
+        let Some(runner) = alive else { return vec![HostEvent::SnapshotFailed(DIED_BEFORE.to_owned())] };
+        let (target, past, restores) = (runner.target().clone(), self.past.clone(), self.restores);
+        self.task = Some(SnapshotTask { meta, target, past, restores });
+        Vec::new()
+    }
+
+    /// From now on machines are made again from a snapshot that was made in the background.
+    fn snapshot_made(&mut self, SnapshotMade { meta, restores, result }: SnapshotMade) -> HostEvent {
+        let result = match result {
+            Ok(()) if restores != self.restores => Err("the state was replaced meanwhile".to_owned()),
+            result => result,
+        };
+        match result {
+            Ok(()) => {
+                self.runner.iter_mut().for_each(|runner| runner.snapshot_taken(meta.position.index));
+                self.reader.iter_mut().for_each(|reader| reader.snapshot_taken(meta.position.index));
+                self.past.snapshot = Some(meta.clone());
+                HostEvent::SnapshotTaken(meta)
+            }
+            Err(reason) => HostEvent::SnapshotFailed(reason),
+        }
     }
 }
 
@@ -189,20 +244,20 @@ fn answer(runner: &mut Runner, query: Query, past: &mut HostPast) -> Result<Quer
     Ok(QueryAnswer { asker: query.asker, index, result })
 }
 
+/// Has the machine that applies write a snapshot.
 fn take_snapshot(
     runner: &mut Runner,
-    reader: Option<&mut Reader>,
     meta: SnapshotMeta,
     past: &mut HostPast,
 ) -> Result<Vec<HostEvent>, RunError<PastError>> {
     let failed = |reason: String| Ok(vec![HostEvent::SnapshotFailed(reason)]);
     let Some(machine) = runner.machine_mut().filter(|machine| machine.applied() == meta.position) else {
-        return failed("the machine has died on the way there".to_owned());
+        return failed(DIED_BEFORE.to_owned());
     };
-    match past.write_and_prove_snapshot(machine, &meta) {
+    let written = past.write_snapshot(machine, &meta);
+    match written.and_then(|()| Ok(past.prove_snapshot(&meta)?)) {
         Ok(()) => {
             runner.snapshot_taken(meta.position.index);
-            reader.into_iter().for_each(|reader| reader.snapshot_taken(meta.position.index));
             past.snapshot = Some(meta.clone());
             Ok(vec![HostEvent::SnapshotTaken(meta)])
         }
@@ -212,19 +267,6 @@ fn take_snapshot(
             failed(fault.to_string())
         }
         Err(SnapshotFailure::Past(error)) => failed(error.to_string()),
-    }
-}
-
-/// Why no snapshot was taken.
-enum SnapshotFailure {
-    /// The machine died of it.
-    Fault(Fault),
-    Past(PastError),
-}
-
-impl<E: Into<PastError>> From<E> for SnapshotFailure {
-    fn from(error: E) -> Self {
-        Self::Past(error.into())
     }
 }
 
@@ -250,37 +292,6 @@ impl Past for HostPast {
 }
 
 impl HostPast {
-    /// Writes a snapshot and restores a second machine from it: the log behind a snapshot goes, so a snapshot that a
-    /// backend cannot read back must never count.
-    fn write_and_prove_snapshot(&self, machine: &mut Machine, meta: &SnapshotMeta) -> Result<(), SnapshotFailure> {
-        let snapshots = self.store.snapshots();
-        let SnapshotHead { meta: _, cluster, backend, chain, host } = machine.snapshot_head(meta.clone());
-        let header = SnapshotHeader { cluster, meta: meta.clone(), backend, chain: chain.0, host: host.encode() };
-        let mut writer = snapshots.create(self.incarnation, &header)?;
-        let mut failure = None;
-        let written = machine.write_snapshot(&mut |chunk| {
-            writer.write(&chunk).map_err(|error| {
-                let reason = error.to_string();
-                failure = Some(error);
-                reason
-            })
-        });
-        match (written, failure) {
-            (Ok(()), _) => {}
-            (Err(SnapshotError::Fault(fault)), _) => return Err(SnapshotFailure::Fault(fault)),
-            (Err(SnapshotError::Sink(_)), Some(error)) => return Err(error.into()),
-            (Err(SnapshotError::Sink(reason)), None) => return Err(StartError::Source(reason).into()),
-        }
-        writer.finish()?;
-        let factory = self.factory()?;
-        let proof = self.open_snapshot(meta, &factory);
-        if proof.is_err() {
-            snapshots.remove_one(self.incarnation, meta.position)?;
-        }
-        proof?;
-        Ok(())
-    }
-
     fn open_snapshot(&self, meta: &SnapshotMeta, factory: &dyn BackendFactory) -> Result<Machine, PastError> {
         let mut reader = self.store.snapshots().open(self.incarnation, meta.position)?;
         let foreign = |reason: String| PastError::ForeignSnapshot(meta.position, reason);

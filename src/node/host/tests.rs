@@ -1,6 +1,7 @@
 //! A host with a real store and a component that does on command what it must not.
 
 mod reader;
+mod snapshot;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -101,8 +102,13 @@ fn apply(entries: Vec<Entry>) -> HostJob {
     HostJob::Replica(Job::Apply(Run { entries, rulings: Rulings::default() }))
 }
 
-fn snapshot(index: u64) -> HostJob {
-    HostJob::Replica(Job::Snapshot(meta(index)))
+/// Has a snapshot made, in the background or not.
+fn take_snapshot_at(host: &mut Host, index: u64) -> Vec<HostEvent> {
+    let events = host.run(HostJob::Replica(Job::Snapshot(meta(index))));
+    match host.take_task() {
+        Some(task) => host.run(HostJob::SnapshotMade(task.run())),
+        None => events,
+    }
 }
 
 fn entry(index: u64, word: &'static str) -> Entry {
@@ -147,15 +153,19 @@ fn a_query_that_kills_the_machine_costs_that_query_alone() {
 
 #[test]
 fn after_a_snapshot_the_machine_is_rebuilt_from_it() {
-    let bench = Bench::with_log(&["a", "b"]);
-    let mut host = bench.host(Isolation::Separate);
-    let before = host.at();
-    assert!(matches!(host.run(snapshot(3))[..], [HostEvent::SnapshotTaken(_)]));
-    // Nothing of the log is left.
-    let base = meta(3).position;
-    bench.write(Write { snapshot: Some(meta(3)), discard_through: Some(base), ..Write::new(WriteToken(2)) });
-    assert!(is_fault(&ask(&mut host, &["panic"])[0]));
-    assert_eq!(host.at(), before);
+    for isolation in [Isolation::Separate, Isolation::Shared] {
+        let bench = Bench::with_log(&["a", "b"]);
+        let mut host = bench.host(isolation);
+        let before = host.at();
+        assert!(matches!(take_snapshot_at(&mut host, 3)[..], [HostEvent::SnapshotTaken(_)]));
+        // Nothing of the log is left.
+        let base = meta(3).position;
+        bench.write(Write { snapshot: Some(meta(3)), discard_through: Some(base), ..Write::new(WriteToken(2)) });
+        let events = host.run(apply(vec![entry(4, "panic")]));
+        assert!(matches!(events[..], [HostEvent::Died(_)]), "{events:?}");
+        assert!(is_fault(&ask(&mut host, &["panic"])[0]));
+        assert_eq!(host.at(), before);
+    }
 }
 
 #[test]
@@ -163,7 +173,7 @@ fn a_machine_that_dies_when_its_log_has_given_way_to_a_snapshot_waits_for_that()
     let bench = Bench::with_log(&["a", "b"]);
     let mut other = bench.host(Isolation::Shared);
     let (_, chain) = other.at();
-    assert!(matches!(other.run(snapshot(3))[..], [HostEvent::SnapshotTaken(_)]));
+    assert!(matches!(take_snapshot_at(&mut other, 3)[..], [HostEvent::SnapshotTaken(_)]));
     let mut host = bench.host(Isolation::Shared);
     let base = meta(3).position;
     bench.write(Write { snapshot: Some(meta(3)), discard_through: Some(base), ..Write::new(WriteToken(2)) });
@@ -173,7 +183,7 @@ fn a_machine_that_dies_when_its_log_has_given_way_to_a_snapshot_waits_for_that()
     assert_eq!(answers[1], Err(RequestError::Overloaded));
     assert_eq!(ask(&mut host, &["later still"]), [Err(RequestError::Overloaded)]);
     assert!(host.run(apply(vec![entry(4, "c")])).is_empty());
-    let failed = host.run(snapshot(4));
+    let failed = take_snapshot_at(&mut host, 4);
     assert!(matches!(failed[..], [HostEvent::SnapshotFailed(_)]), "{failed:?}");
 
     let restored = host.run(HostJob::Replica(Job::Restore(meta(3))));
@@ -209,7 +219,7 @@ fn queries_and_snapshots_that_come_to_another_state_than_meant_are_declined() {
     let query = Query { asker: Asker::Client(Ticket(1)), request: Bytes::new(), deadline_ms: 0 };
     let events = host.run(HostJob::Replica(Job::Query(Index(4), vec![query.clone()])));
     assert!(matches!(&events[..], [HostEvent::Declined(declined)] if *declined == [query]), "{events:?}");
-    assert!(matches!(host.run(snapshot(4))[..], [HostEvent::SnapshotFailed(_)]));
+    assert!(matches!(take_snapshot_at(&mut host, 4)[..], [HostEvent::SnapshotFailed(_)]));
 }
 
 #[test]
@@ -230,7 +240,7 @@ fn a_machine_goes_back_to_where_it_was() {
 fn a_snapshot_of_another_cluster_is_not_restored() {
     let mut bench = Bench::with_log(&["a", "b"]);
     let mut host = bench.host(Isolation::Separate);
-    assert!(matches!(host.run(snapshot(3))[..], [HostEvent::SnapshotTaken(_)]));
+    assert!(matches!(take_snapshot_at(&mut host, 3)[..], [HostEvent::SnapshotTaken(_)]));
     bench.genesis.cluster = ClusterId(2);
     let mut host = bench.new_host(Isolation::Separate);
     let stopped = host.run(HostJob::Start(Some(meta(3))));

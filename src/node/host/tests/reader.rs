@@ -58,7 +58,7 @@ fn a_machine_for_queries_that_was_changed_by_one_is_made_again() {
     ask_at(&mut host, 3, "x").unwrap();
     bench.append(vec![entry(4, "c")]);
     let run = |word| Run { entries: vec![entry(4, word)], rulings: Rulings::default() };
-    let Host { runner: Some(runner), reader: Some(reader), past } = &mut host else { panic!() };
+    let Host { runner: Some(runner), reader: Some(reader), past, .. } = &mut host else { panic!() };
     runner.apply(&run("c"), past).unwrap();
     reader.applied(&run("another"), 1, runner.at(), past).unwrap();
     ask_at(&mut host, 4, "x").unwrap();
