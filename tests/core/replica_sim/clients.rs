@@ -115,7 +115,8 @@ impl Sim {
         result: Result<(Index, BackendReply), RequestError>,
     ) {
         let waiting = self.take_waiting(ticket, node);
-        if self.nodes[&node].is_wrong && result.is_ok() {
+        let is_doubtful = self.nodes.get_mut(&node).expect("a node").is_doubtful(ticket);
+        if is_doubtful && result.is_ok() {
             // It may be anything.
             return match waiting.asked {
                 Asked::Write { number, .. } => self.witness.unknown(number),

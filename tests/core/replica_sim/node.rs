@@ -1,7 +1,7 @@
 //! One replica with everything around it that a driver would own: a disk, a machine with its jobs, snapshot files, and
 //! reports that take their time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,7 @@ use zraft::machine::{
     SnapshotHead,
 };
 use zraft::raft::{Config, Entry, LogRead, LogReadPurpose, MemStorage, SnapshotMeta, Write, WriteToken};
-use zraft::replica::{Effects, Job, Now, Query, QueryAnswer, Replica};
+use zraft::replica::{Asker, Effects, Job, Now, Query, QueryAnswer, Replica, Ticket};
 use zraft::types::{Incarnation, Index, LogPosition, SessionId};
 
 use super::STEP_MS;
@@ -74,6 +74,8 @@ pub struct Node {
     snapshot: Option<SnapshotMeta>,
     /// What the machine has applied, and the replica has not been heard to tell.
     untold: BTreeMap<Index, (Entry, Option<Ruling>, Applied)>,
+    /// Who was answered from a state that had gone wrong, and has not been told.
+    doubtful: BTreeSet<Ticket>,
     /// What survives a crash, together with `files`.
     pub disk: MemStorage,
     pub files: BTreeMap<LogPosition, File>,
@@ -118,6 +120,7 @@ impl Node {
             is_machine_wrong: is_wrong,
             snapshot,
             untold: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
             disk,
             files,
             writes: VecDeque::new(),
@@ -246,6 +249,11 @@ impl Node {
         Some(done)
     }
 
+    /// Whether somebody is told what may be wrong.
+    pub fn is_doubtful(&mut self, ticket: Ticket) -> bool {
+        self.doubtful.remove(&ticket) || self.is_wrong
+    }
+
     /// What the replica has told since it was at `before`.
     pub fn told_since(&mut self, before: Index) -> Vec<(Entry, Option<Ruling>, Applied)> {
         let later = self.untold.split_off(&self.replica.machine().0.next());
@@ -285,7 +293,16 @@ impl Node {
                 // Nobody tells what a snapshot has taken the place of.
                 self.untold = self.untold.split_off(&meta.position.index.next());
             }
-            Report::Answered(answers) => self.replica.answered(answers),
+            Report::Answered(answers) => {
+                if self.is_wrong {
+                    let ticket = |answer: &QueryAnswer| match answer.asker {
+                        Asker::Client(ticket) => Some(ticket),
+                        Asker::Session { .. } => None,
+                    };
+                    self.doubtful.extend(answers.iter().filter_map(ticket));
+                }
+                self.replica.answered(answers);
+            }
             Report::SnapshotTaken(meta) => self.replica.snapshot_taken(meta),
             Report::SnapshotFailed => self.replica.snapshot_failed(),
         }
