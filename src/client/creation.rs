@@ -74,7 +74,7 @@ pub enum CreateError {
 
 impl Client {
     /// How long the nodes may take to create a cluster: they compile the component.
-    const CREATE_TIMEOUT: Duration = Duration::from_secs(120);
+    const CREATE_TIMEOUT: Duration = Duration::from_secs(360);
 
     /// Creates a cluster: on all its peers, or not at all. Returns once it has a leader, or that took too long. Needs an admin
     /// certificate.

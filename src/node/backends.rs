@@ -40,7 +40,7 @@ impl Backends {
     }
 
     /// Takes in a component that was sent here, compiles it, and proves that a machine of the new cluster starts.
-    /// Runs guest code: on a guest thread.
+    /// Runs guest code: on a thread with a guest's stack.
     pub(super) fn prepare(&self, genesis: &Genesis, bytes: &Bytes) -> Result<(), BackendError> {
         let compiled = self.wasm.compile(bytes)?;
         Machine::start(genesis.clone(), &compiled.factory(genesis.cluster, genesis.settings.budgets))?;

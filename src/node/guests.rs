@@ -37,17 +37,12 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Peers and one-off tasks that wait for a thread.
-    turns: VecDeque<Turn>,
+    /// Peers that wait for a thread.
+    turns: VecDeque<Incarnation>,
     slots: BTreeMap<Incarnation, Slot>,
     /// Snapshots to be made. A peer asks for one at a time.
     background: VecDeque<(Incarnation, SnapshotTask)>,
     stopping: bool,
-}
-
-enum Turn {
-    Peer(Incarnation),
-    Task(Box<dyn FnOnce() + Send>),
 }
 
 /// One peer's place in the pool. Its queue is bounded by what a replica gives out at a time.
@@ -92,12 +87,6 @@ impl Guests {
     pub(super) fn give(&self, incarnation: Incarnation, job: HostJob) {
         self.shared.give(incarnation, job);
     }
-
-    /// Runs a task that calls a guest but belongs to no peer, such as trying a new component.
-    pub(super) fn run(&self, task: impl FnOnce() + Send + 'static) {
-        self.shared.lock().turns.push_back(Turn::Task(Box::new(task)));
-        self.shared.work.notify_one();
-    }
 }
 
 impl GuestThreads {
@@ -125,7 +114,7 @@ impl Shared {
         let Some(slot) = state.slots.get_mut(&incarnation) else { return };
         slot.jobs.push_back(job);
         if slot.jobs.len() == 1 && slot.host.is_some() {
-            state.turns.push_back(Turn::Peer(incarnation));
+            state.turns.push_back(incarnation);
             drop(state);
             self.work.notify_one();
         }
@@ -154,16 +143,12 @@ impl Shared {
     }
 
     fn work_until_stopped(&self) {
-        while let Some(turn) = self.next_turn() {
-            match turn {
-                // Whoever waits for the task finds that it gave no answer.
-                Turn::Task(task) => drop(catch_unwind(AssertUnwindSafe(task))),
-                Turn::Peer(incarnation) => self.run_one_job(incarnation),
-            }
+        while let Some(incarnation) = self.next_turn() {
+            self.run_one_job(incarnation);
         }
     }
 
-    fn next_turn(&self) -> Option<Turn> {
+    fn next_turn(&self) -> Option<Incarnation> {
         let mut state = self.lock();
         loop {
             if state.stopping {
@@ -210,7 +195,7 @@ impl Shared {
         };
         slot.host = Some(host);
         if !slot.jobs.is_empty() {
-            state.turns.push_back(Turn::Peer(incarnation));
+            state.turns.push_back(incarnation);
             drop(state);
             self.work.notify_one();
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::codec;
@@ -17,16 +17,17 @@ use crate::machine::Genesis;
 use crate::node::backends::Backends;
 use crate::node::driver::Event;
 use crate::node::frames::{BulkRequest, ClusterSpec};
-use crate::node::guests::Guests;
 use crate::node::network::{CallError, call};
 use crate::node::standing::Introduction;
 use crate::protocol::{CreateCluster, MAX_CONFIG_BYTES, MAX_PEERS, PeerFailure, RequestError};
 use crate::raft::{Configuration, Write, WriteToken};
 use crate::transport::Endpoint;
 use crate::types::{ClusterId, Digest, Incarnation, NodeAddr, PeerId};
+use crate::wasm;
 
-/// How long a node keeps names and component of a cluster that was prepared and not started, in milliseconds.
-pub(super) const PREPARED_MS: u64 = 120_000;
+/// How long a node keeps names and component of a cluster that was prepared and not started, in milliseconds. Longer than
+/// the slowest of its nodes may take to prepare.
+pub(super) const PREPARED_MS: u64 = 360_000;
 /// Longest reason for a failure: those of all peers must fit into one answer.
 const MAX_REASON_CHARS: usize = 1000;
 /// Most clusters and changes of clusters in preparation on a node.
@@ -155,7 +156,8 @@ pub(super) struct Lifecycle {
     pub(super) endpoint: Endpoint,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) backends: Arc<Backends>,
-    pub(super) guests: Guests,
+    /// One component is prepared at a time.
+    pub(super) preparing: Arc<Semaphore>,
 }
 
 /// The loop takes no more events.
@@ -268,16 +270,26 @@ impl Lifecycle {
         if !taken.is_empty() {
             return Err(CallError::Peers(taken));
         }
-        let (done, result) = oneshot::channel();
-        let backends = Arc::clone(&self.backends);
-        self.guests.run(move || drop(done.send(backends.prepare(&genesis, &component))));
-        let result = result.await.map_err(|_| CallError::Refused(STOPPING.to_owned()))?;
-        if let Err(error) = result {
+        if let Err(reason) = self.prepare_backend(genesis, component).await {
             let peers = spec.incarnations();
             self.ask(|reply| Event::Discard { peers, reply }).await?;
-            return Err(CallError::Peers(spec.failures_on(&node, &error.to_string())));
+            return Err(CallError::Peers(spec.failures_on(&node, &reason)));
         }
         Ok(())
+    }
+
+    /// Compiles and tries a component, or says why it cannot be a backend here. That takes long where it brings a
+    /// language's runtime, so it is done on a thread of its own: running clusters need those of the guests.
+    async fn prepare_backend(&self, genesis: Genesis, component: Bytes) -> Result<(), String> {
+        let _turn = self.preparing.acquire().await.expect("the semaphore is never closed");
+        let (done, result) = oneshot::channel();
+        let backends = Arc::clone(&self.backends);
+        let prepare = move || drop(done.send(backends.prepare(&genesis, &component)));
+        let thread = std::thread::Builder::new().name("zraft-prepare".to_owned());
+        let spawned = thread.stack_size(wasm::GUEST_THREAD_STACK_BYTES).spawn(prepare);
+        spawned.map_err(|error| format!("this node has no thread to prepare it: {error}"))?;
+        let prepared = result.await.map_err(|_| "preparing it panicked: a defect of zraft".to_owned())?;
+        prepared.map_err(|error| error.to_string())
     }
 
     /// Asks the loop.

@@ -31,7 +31,7 @@ use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 pub use config::{Config, ConfigError, Listen, Settings, Tuning};
 pub use inspect::{NodeCheck, NodeLog, default_snapshot_dir};
@@ -227,7 +227,7 @@ async fn run(
         endpoint: endpoint.clone(),
         events: events.clone(),
         backends: Arc::clone(&backends),
-        guests: guests.clone(),
+        preparing: Arc::new(Semaphore::new(1)),
     };
     let listener = Listener::new(lifecycle, store.snapshots());
     let watching = space::watch(store.clone(), tuning.min_free_bytes, events.clone());
