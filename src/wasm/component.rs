@@ -1,15 +1,15 @@
 //! Decides whether bytes are a component that fits the contract, and says by name what does not.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use wasmtime::Engine;
 use wasmtime::component::types::{self, ComponentFunc, ComponentInstance, ComponentItem};
-use wasmtime::component::{Component, ComponentNamedList, Lift, Linker, Lower, ResourceAny};
+use wasmtime::component::{Component, ComponentNamedList, Lift, Lower, ResourceAny};
 
 use super::contract::BackendPre;
 use super::contract::exports::zraft::backend::machine;
 use super::guest::Guest;
+use super::imports::{self, Import};
 use super::instance::WasmFactory;
 use super::limits::{MAX_MEMORIES, MAX_TABLES};
 use super::wasi;
@@ -20,10 +20,7 @@ use crate::types::{ClusterId, Digest};
 pub const MAX_COMPONENT_BYTES: usize = 64 << 20;
 
 /// The interface that a backend exports.
-const MACHINE: &str = "zraft:backend/machine@0.1.0";
-
-/// The interface that holds the contract's types.
-const TYPES: &str = "zraft:backend/types@0.1.0";
+pub const MACHINE: &str = "zraft:backend/machine@0.1.0";
 
 /// The resources of [`MACHINE`].
 const RESOURCES: &[&str] = &["snapshot-reader", "snapshot-writer"];
@@ -62,12 +59,9 @@ pub enum ComponentError {
     /// Not WebAssembly at all.
     #[error("it is not WebAssembly: give the .wasm file that the build made")]
     NotWasm,
-    /// WebAssembly, but a core module.
-    #[error(
-        "it is a core module, not a component: build it for wasm32-wasip2, or make a component of it with \
-         'wasm-tools component new'"
-    )]
-    CoreModule,
+    /// A core module of which no component can be made: why.
+    #[error("it is a core module, and no component can be made of it: {0}")]
+    CoreModule(String),
     /// Text in place of a binary.
     #[error("it is WebAssembly text: assemble it first, for example with 'wasm-tools parse'")]
     Text,
@@ -119,18 +113,32 @@ impl fmt::Display for Instead<'_> {
     }
 }
 
-/// Checks by the first bytes what kind of file it is.
-pub(super) fn check_kind(bytes: &[u8]) -> Result<(), ComponentError> {
-    if bytes.len() > MAX_COMPONENT_BYTES {
-        return Err(ComponentError::TooLarge(bytes.len()));
-    }
-    match bytes {
-        // A component's version is 13 in layer 1, a core module's 1 in layer 0.
-        [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(()),
-        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(ComponentError::CoreModule),
-        [0, b'a', b's', b'm', ..] => Err(ComponentError::Malformed("unknown version of WebAssembly".to_owned())),
-        [b'(', ..] => Err(ComponentError::Text),
-        _ => Err(ComponentError::NotWasm),
+/// What a file of WebAssembly is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A component.
+    Component,
+    /// A core module, of which a component is made before it is compiled.
+    CoreModule,
+}
+
+impl Kind {
+    /// Tells it by the first bytes.
+    ///
+    /// # Errors
+    /// [`ComponentError`] when a backend is never such a file.
+    pub fn of(bytes: &[u8]) -> Result<Self, ComponentError> {
+        if bytes.len() > MAX_COMPONENT_BYTES {
+            return Err(ComponentError::TooLarge(bytes.len()));
+        }
+        match bytes {
+            // A component's version is 13 in layer 1, a core module's 1 in layer 0.
+            [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(Self::Component),
+            [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(Self::CoreModule),
+            [0, b'a', b's', b'm', ..] => Err(ComponentError::Malformed("unknown version of WebAssembly".to_owned())),
+            [b'(', ..] => Err(ComponentError::Text),
+            _ => Err(ComponentError::NotWasm),
+        }
     }
 }
 
@@ -145,10 +153,14 @@ pub struct WasmBackend {
 impl WasmBackend {
     pub(super) fn new(engine: &Engine, component: Component, digest: Digest) -> Result<Self, ComponentError> {
         check_parts(&component)?;
-        let imports = Imports::of(engine, &component);
-        let one_by_one = imports.0.keys().any(|interface| wasi::shows_the_moment(interface));
+        let (linker, imports) = imports::link(engine, &component)?;
+        let refused: Vec<_> = imports.iter().flat_map(Import::refused).collect();
+        if !refused.is_empty() {
+            return Err(ComponentError::UnknownImports(refused));
+        }
+        let one_by_one = imports.iter().any(|import| wasi::shows_the_moment(&import.name));
         let wrong_type = |error| ComponentError::WrongType(format!("{error:#}"));
-        let pre = imports.link(engine)?.instantiate_pre(&component).map_err(wrong_type)?;
+        let pre = linker.instantiate_pre(&component).map_err(wrong_type)?;
         check_exports(engine, &component)?;
         let pre = BackendPre::new(pre).map_err(wrong_type)?;
         Ok(Self { digest, pre, one_by_one })
@@ -187,10 +199,15 @@ fn check_parts(component: &Component) -> Result<(), ComponentError> {
     Ok(())
 }
 
+/// The names of everything that a component exports.
+pub(super) fn export_names(engine: &Engine, component: &Component) -> Vec<String> {
+    component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect()
+}
+
 fn check_exports(engine: &Engine, component: &Component) -> Result<(), ComponentError> {
     let ty = component.component_type();
     let Some(ComponentItem::ComponentInstance(machine)) = ty.get_export(engine, MACHINE).map(|export| export.ty) else {
-        let found = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
+        let found = export_names(engine, component);
         return Err(ComponentError::MissingExports { missing: vec![MACHINE.to_owned()], found });
     };
     let missing = missing_items(engine, &machine);
@@ -214,55 +231,4 @@ fn missing_items(engine: &Engine, machine: &ComponentInstance) -> Vec<String> {
         .map(|(name, _)| name)
         .filter(|name| !matches!(item(name), Some(ComponentItem::ComponentFunc(_))));
     resources.chain(functions).map(|name| format!("{MACHINE} {name}")).collect()
-}
-
-/// A component's imports: interfaces with their items. What is not in an interface stands under its own name.
-struct Imports(BTreeMap<String, Vec<(String, ComponentItem)>>);
-
-impl Imports {
-    fn of(engine: &Engine, component: &Component) -> Self {
-        let items = |import: ComponentItem| match import {
-            ComponentItem::ComponentInstance(instance) => {
-                instance.exports(engine).map(|(name, item)| (name.to_owned(), item.ty)).collect()
-            }
-            _ => Vec::new(),
-        };
-        let ty = component.component_type();
-        Self(ty.imports(engine).map(|(name, import)| (name.to_owned(), items(import.ty))).collect())
-    }
-
-    /// Gives the component what it imports, or names everything that it is not given.
-    fn link(&self, engine: &Engine) -> Result<Linker<Guest>, ComponentError> {
-        let mut linker = Linker::new(engine);
-        let mut unknown = Vec::new();
-        for (interface, items) in &self.0 {
-            if interface == TYPES {
-                let functions = items.iter().filter(|(_, ty)| !matches!(ty, ComponentItem::Type(_)));
-                unknown.extend(functions.map(|(item, _)| format!("{interface} {item}")));
-            } else if wasi::support(interface).is_none() {
-                unknown.push(interface.clone());
-            } else {
-                let missing = link_interface(&mut linker, interface, items)
-                    .map_err(|error| ComponentError::Host(format!("{error:#}")))?;
-                unknown.extend(missing.iter().map(|item| format!("{interface} {item}")));
-            }
-        }
-        if unknown.is_empty() { Ok(linker) } else { Err(ComponentError::UnknownImports(unknown)) }
-    }
-}
-
-/// Returns the items that do not exist.
-fn link_interface<'a>(
-    linker: &mut Linker<Guest>,
-    interface: &str,
-    items: &'a [(String, ComponentItem)],
-) -> wasmtime::Result<Vec<&'a str>> {
-    let mut instance = linker.instance(interface)?;
-    let mut missing = Vec::new();
-    for (item, ty) in items {
-        if !wasi::define(&mut instance, interface, item, ty)? {
-            missing.push(item.as_str());
-        }
-    }
-    Ok(missing)
 }

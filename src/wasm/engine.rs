@@ -13,7 +13,8 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, WasmFeatures};
 
-use super::component::{ComponentError, WasmBackend, check_kind};
+use super::component::{ComponentError, Kind, WasmBackend};
+use super::core_module::componentize;
 use crate::types::Digest;
 
 /// The engine and its version: they decide what a call costs and how deep a guest may recurse.
@@ -67,12 +68,13 @@ impl Wasm {
     pub fn new(cache: &Path) -> Result<Self, WasmError> {
         let failed = |source| WasmError::Cache { path: cache.to_owned(), source };
         fs::create_dir_all(cache).map_err(failed)?;
-        let engine = Engine::new(&config()).map_err(|error| WasmError::Engine(format!("{error:#}")))?;
+        let engine = new_engine()?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| WasmError::Engine(error.to_string()))?;
         Ok(Self { engine, cache: cache.to_owned(), _ticker: ticker })
     }
 
-    /// Compiles a component, or takes its compiled form from the cache, and checks it against the contract.
+    /// Compiles a component, or takes its compiled form from the cache, and checks it against the contract. Of a core
+    /// module a component is made first; the backend goes by the digest of the module, as it was given.
     ///
     /// Compiling takes from 50 ms for a small component to seconds for one that brings a language's runtime, and much
     /// memory.
@@ -80,12 +82,15 @@ impl Wasm {
     /// # Errors
     /// [`ComponentError`] says what is wrong with the component; its variant `Host`, what is wrong with this node.
     pub fn compile(&self, bytes: &[u8]) -> Result<WasmBackend, ComponentError> {
-        check_kind(bytes)?;
+        let kind = Kind::of(bytes)?;
         let digest = Digest::of(bytes);
         let path = self.cached_path(digest);
         let component = match self.cached(&path) {
             Some(component) => component,
-            None => self.compile_to_cache(bytes, &path)?,
+            None => match kind {
+                Kind::Component => self.compile_to_cache(bytes, &path)?,
+                Kind::CoreModule => self.compile_to_cache(&componentize(&self.engine, bytes)?, &path)?,
+            },
         };
         WasmBackend::new(&self.engine, component, digest)
     }
@@ -156,6 +161,11 @@ impl std::fmt::Debug for Wasm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Wasm").field("cache", &self.cache).finish_non_exhaustive()
     }
+}
+
+/// An engine as every node has it. Nobody advances its epoch yet.
+pub(super) fn new_engine() -> Result<Engine, WasmError> {
+    Engine::new(&config()).map_err(|error| WasmError::Engine(format!("{error:#}")))
 }
 
 /// Everything that could make two nodes disagree about a run is switched off or fixed.

@@ -57,7 +57,8 @@ impl WasmFactory {
         Self { pre, one_by_one, cluster, budgets }
     }
 
-    fn start(&self, at: Moment, budget: Budget) -> Result<Instance, Fault> {
+    /// An instance that has run nothing but its start functions.
+    pub(super) fn start(&self, at: Moment, budget: Budget) -> Result<Instance, Fault> {
         let limits = Limits::new(memory_bytes(&self.budgets, budget));
         let mut store = Store::new(self.pre.engine(), Guest::new(self.cluster, limits));
         store.limiter(|guest| &mut guest.limits);
@@ -71,7 +72,8 @@ impl WasmFactory {
             Ok(exports) => {
                 store.data_mut().end();
                 let (budgets, one_by_one) = (self.budgets, self.one_by_one);
-                Ok(Instance { store, exports, budgets, budget, one_by_one, is_dead: false })
+                let fuel_given = budgets.chunk_fuel;
+                Ok(Instance { store, exports, budgets, budget, one_by_one, fuel_given, is_dead: false })
             }
             // What stops a start without a trap or a denial is the engine's or the system's doing.
             Err(error) => Err(fault(&mut store, &error, Fault::Host)),
@@ -89,9 +91,7 @@ impl std::fmt::Debug for WasmFactory {
 impl BackendFactory for WasmFactory {
     fn init(&self, at: Moment, config: &[u8]) -> Result<Box<dyn Backend>, StartError> {
         let mut instance = self.start(at, Budget::Configured)?;
-        let fuel = self.budgets.chunk_fuel;
-        let accepted = instance.call("init", at, fuel, 1, |machine, store| machine.call_init(store, config))?;
-        accepted.map_err(StartError::Refused)?;
+        instance.init(at, config)?;
         Ok(Box::new(instance))
     }
 
@@ -123,7 +123,7 @@ impl BackendFactory for WasmFactory {
 }
 
 /// An instance of a component.
-struct Instance {
+pub(super) struct Instance {
     store: Store<Guest>,
     exports: Exports,
     budgets: Budgets,
@@ -131,10 +131,30 @@ struct Instance {
     budget: Budget,
     /// Whether the guest can see which entry it is given, other than in the command: then a batch holds one command.
     one_by_one: bool,
+    /// The fuel that the last call was given.
+    fuel_given: u64,
     is_dead: bool,
 }
 
 impl Instance {
+    /// The first call of an instance that is to start with empty state.
+    pub(super) fn init(&mut self, at: Moment, config: &[u8]) -> Result<(), StartError> {
+        let fuel = self.budgets.chunk_fuel;
+        let accepted = self.call("init", at, fuel, 1, |machine, store| machine.call_init(store, config))?;
+        accepted.map_err(StartError::Refused)
+    }
+
+    /// How much fuel the last call took, and how much it was given.
+    pub(super) fn last_fuel(&self) -> (u64, u64) {
+        let left = self.store.get_fuel().expect("the engine counts fuel");
+        (self.fuel_given.saturating_sub(left), self.fuel_given)
+    }
+
+    /// The linear memory of the instance, in bytes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.store.data().limits.memory_bytes()
+    }
+
     /// Calls the guest. `answers` says how many commands, queries or chunks the call answers, for the bound on what it
     /// may return.
     fn call<R>(
@@ -150,6 +170,7 @@ impl Instance {
         }
         let return_bytes = MAX_RETURN_BYTES.saturating_mul(answers).min(MAX_RETURN_BYTES_PER_CALL);
         prepare(&mut self.store, name, at, fuel, return_bytes);
+        self.fuel_given = fuel;
         let result = run(self.exports.zraft_backend_machine(), &mut self.store);
         match result {
             Ok(value) => {
@@ -191,7 +212,7 @@ impl Instance {
 
     /// Checks a chunk against the contract: an empty one would never end, a long one would defeat the bound.
     fn next_chunk(&mut self, at: Moment, reader: ResourceAny, max_bytes: u32) -> Result<Option<Bytes>, Fault> {
-        let fuel = whole_state_fuel(self.budgets.chunk_fuel, self.store.data().limits.memory_bytes());
+        let fuel = whole_state_fuel(self.budgets.chunk_fuel, self.memory_bytes());
         let chunk = self.call("snapshot", at, fuel, 1, |machine, store| {
             machine.snapshot_reader().call_next(store, reader, max_bytes)
         })?;
@@ -251,7 +272,7 @@ impl Backend for Instance {
         max_chunk_bytes: u32,
         sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
     ) -> Result<(), SnapshotError> {
-        let fuel = whole_state_fuel(self.budgets.chunk_fuel, self.store.data().limits.memory_bytes());
+        let fuel = whole_state_fuel(self.budgets.chunk_fuel, self.memory_bytes());
         let reader = self.call("snapshot", at, fuel, 1, |machine, store| machine.call_snapshot(store))?;
         let mut sunk = Ok(());
         while sunk.is_ok()

@@ -6,10 +6,10 @@ use wasmtime::ResourceLimiter;
 const MAX_TABLE_ELEMENTS: u64 = 1 << 20;
 
 /// Most linear memories of an instance. Each takes 4 GiB of address space.
-pub(super) const MAX_MEMORIES: usize = 8;
+pub const MAX_MEMORIES: usize = 8;
 
 /// Most tables of an instance.
-pub(super) const MAX_TABLES: usize = 64;
+pub const MAX_TABLES: usize = 64;
 
 /// Most core instances in an instance. Python's need some twenty.
 const MAX_CORE_INSTANCES: usize = 256;

@@ -12,8 +12,11 @@
 
 mod component;
 mod contract;
+mod core_module;
 mod engine;
 mod guest;
+mod imports;
+mod inspection;
 mod instance;
 mod limits;
 mod wasi;
@@ -21,6 +24,10 @@ mod wasi;
 #[cfg(test)]
 mod tests;
 
-pub use component::{ComponentError, MAX_COMPONENT_BYTES, WasmBackend};
+pub use component::{ComponentError, Kind, MACHINE, MAX_COMPONENT_BYTES, WasmBackend};
+pub use core_module::to_component;
 pub use engine::{ENGINE, GUEST_THREAD_STACK_BYTES, Wasm, WasmError};
+pub use imports::{Given, Import};
+pub use inspection::{CallUse, Compiled, Inspection, Parts, Trial};
 pub use instance::{MAX_BATCH_BYTES, MAX_BATCH_COMMANDS, MAX_RETURN_BYTES, WasmFactory};
+pub use limits::{MAX_MEMORIES, MAX_TABLES};

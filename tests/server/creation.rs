@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use zraft::client::{CreateError, NewCluster};
 use zraft::protocol::RequestError;
+use zraft::types::Digest;
 
 use crate::harness::{Nodes, PATIENCE, runtime, until};
 
@@ -40,7 +41,7 @@ fn what_is_no_backend_is_refused_by_name_and_leaves_nothing() {
     let import = r#"(component (import "wasi:http/types@0.2.0" (instance)))"#;
     let cases: [(&str, Vec<u8>, &str); 5] = [
         ("text.wasm", b"hello".to_vec(), "not WebAssembly"),
-        ("core.wasm", wat::parse_str("(module)").unwrap(), "core module"),
+        ("core.wasm", wat::parse_str("(module)").unwrap(), "core module, and no component can be made of it"),
         ("exports-nothing.wasm", wat::parse_str("(component)").unwrap(), "zraft:backend/machine"),
         ("imports.wasm", wat::parse_str(import).unwrap(), "wasi:http/types@0.2.0"),
         ("cut.wasm", include_bytes!("../../guests/dist/kv.wasm")[..5000].to_vec(), "the engine refuses it"),
@@ -58,6 +59,23 @@ fn what_is_no_backend_is_refused_by_name_and_leaves_nothing() {
     // The nodes are as good as new.
     nodes.create("kv", "kv", &[]);
     nodes.run_ok(&["kv", "put", &nodes.peers("kv")[1].to_string(), "a", "1"]);
+}
+
+#[test]
+fn a_core_module_becomes_the_backend_of_a_cluster_and_goes_by_its_own_digest() {
+    let mut nodes = Nodes::start(3);
+    let module = wat::parse_str(include_str!("../components/core.wat")).unwrap();
+    let path = nodes.folder().join("core.wasm");
+    std::fs::write(&path, &module).unwrap();
+    nodes.create("core", path.to_str().unwrap(), &[]);
+    let peers = nodes.peers("core");
+    nodes.run_ok(&["write", &peers[0].to_string(), "anything"]);
+    nodes.kill(2);
+    nodes.start_node(2);
+    for status in nodes.until_equal("core") {
+        assert_eq!(status["backend"], Digest::of(&module).to_string());
+        assert_eq!(status["stopped"], serde_json::Value::Null);
+    }
 }
 
 #[test]

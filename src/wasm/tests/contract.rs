@@ -16,7 +16,7 @@ fn other_files_are_told_apart() {
     assert_eq!(refused(b""), ComponentError::NotWasm);
     assert_eq!(refused(b"\x7fELF"), ComponentError::NotWasm);
     assert_eq!(refused(b"(component)"), ComponentError::Text);
-    assert_eq!(refused_text("(module)"), ComponentError::CoreModule);
+    assert!(matches!(refused_text("(module)"), ComponentError::CoreModule(_)));
     assert_eq!(refused(&vec![0; MAX_COMPONENT_BYTES + 1]), ComponentError::TooLarge(MAX_COMPONENT_BYTES + 1));
     assert!(matches!(refused(&KV[..KV.len() / 2]), ComponentError::Malformed(_)));
     assert!(matches!(refused(b"\0asm\x0d\0\x01\0garbage"), ComponentError::Malformed(_)));

@@ -2,6 +2,7 @@
 
 mod conformance;
 mod contract;
+mod core_module;
 mod engine;
 mod faults;
 mod kv;
@@ -17,7 +18,7 @@ use crate::machine::{
     Backend, BackendCommand, BackendFactory, BackendOutcome, Fault, GuestFault, Moment, Origin, StartError,
 };
 use crate::settings::Budgets;
-use crate::types::ClusterId;
+use crate::types::{ClusterId, Digest};
 
 const KV: &[u8] = include_bytes!("../../../guests/dist/kv.wasm");
 const HOSTILE: &[u8] = include_bytes!("../../../tests/components/hostile.wasm");
