@@ -1,5 +1,6 @@
 //! The command line: one file a family of commands. `main` parses, runs one command and exits.
 
+mod backend;
 mod cert;
 mod cluster;
 mod connect;
@@ -46,6 +47,9 @@ enum Command {
     /// Make certificates: a CA, then one for each node and client.
     #[command(subcommand)]
     Cert(cert::Cert),
+    /// Begin, build and examine a backend of your own.
+    #[command(subcommand)]
+    Backend(backend::Backend),
     /// Create a cluster: upload a component to the nodes of its peers.
     Create(cluster::Create),
     /// Show how nodes and their peers are.
@@ -75,6 +79,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Dev(dev) => dev.run(output),
         Command::Serve(serve) => serve.run(),
         Command::Cert(cert) => cert.run(output),
+        Command::Backend(backend) => backend.run(output),
         Command::Create(create) => create.run(output),
         Command::Status(status) => status.run(output),
         Command::Members(members) => members.run(output),
