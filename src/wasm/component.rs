@@ -12,7 +12,6 @@ use super::guest::Guest;
 use super::imports::{self, Import};
 use super::instance::WasmFactory;
 use super::limits::{MAX_MEMORIES, MAX_TABLES};
-use super::wasi;
 use crate::settings::Budgets;
 use crate::types::{ClusterId, Digest};
 
@@ -158,7 +157,7 @@ impl WasmBackend {
         if !refused.is_empty() {
             return Err(ComponentError::UnknownImports(refused));
         }
-        let one_by_one = imports.iter().any(|import| wasi::shows_the_moment(&import.name));
+        let one_by_one = imports.iter().any(|import| import.shows_the_moment);
         let wrong_type = |error| ComponentError::WrongType(format!("{error:#}"));
         let pre = linker.instantiate_pre(&component).map_err(wrong_type)?;
         check_exports(engine, &component)?;

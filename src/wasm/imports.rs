@@ -18,6 +18,9 @@ pub struct Import {
     pub name: String,
     /// What the component is given.
     pub given: Given,
+    /// Whether it shows which entry is being applied, as clocks and random numbers do. A component that imports such a thing
+    /// is given one command a call.
+    pub shows_the_moment: bool,
 }
 
 /// What this host gives for an import.
@@ -48,14 +51,17 @@ pub(super) fn link(engine: &Engine, component: &Component) -> Result<(Linker<Gue
     let ty = component.component_type();
     let mut imports = Vec::new();
     for (name, import) in ty.imports(engine) {
-        let items = match import.ty {
+        let items: Vec<_> = match import.ty {
             ComponentItem::ComponentInstance(instance) => {
                 instance.exports(engine).map(|(item, export)| (item.to_owned(), export.ty)).collect()
             }
             _ => Vec::new(),
         };
         let given = give(&mut linker, name, &items).map_err(|error| ComponentError::Host(format!("{error:#}")))?;
-        imports.push(Import { name: name.to_owned(), given });
+        // Types of time come along with files, and show nothing.
+        let has_functions = items.iter().any(|(_, ty)| matches!(ty, ComponentItem::ComponentFunc(_)));
+        let shows_the_moment = has_functions && wasi::shows_the_moment(name);
+        imports.push(Import { name: name.to_owned(), given, shows_the_moment });
     }
     imports.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok((linker, imports))

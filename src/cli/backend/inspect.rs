@@ -99,6 +99,7 @@ fn compiled_as_text(compiled: &Compiled, inspection: &Inspection, lines: &mut Ve
 
 fn given_as_text(import: &Import) -> String {
     match &import.given {
+        Given::All if import.shows_the_moment => "given, and makes each call of apply one command".to_owned(),
         Given::All => "given".to_owned(),
         Given::Traps => "given, and a call ends the instance".to_owned(),
         Given::Not(items) if items.is_empty() => "REFUSED".to_owned(),
@@ -140,7 +141,8 @@ fn compiled_as_json(compiled: &Compiled) -> Value {
             Given::Traps => ("traps", &[][..]),
             Given::Not(items) => ("refused", &items[..]),
         };
-        json!({ "name": import.name, "given": given, "missing": missing })
+        let one_by_one = import.shows_the_moment;
+        json!({ "name": import.name, "given": given, "missing": missing, "one_command_a_call": one_by_one })
     };
     let parts = compiled.parts.map(|parts| {
         json!({

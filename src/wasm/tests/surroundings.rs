@@ -1,6 +1,7 @@
 //! What a component built for WASI sees: the entry, and nothing of this machine.
 
 use super::*;
+use crate::wasm::Inspection;
 
 fn look(backend: &mut dyn Backend, commands: &[BackendCommand]) -> Vec<String> {
     let text = |outcome: BackendOutcome| String::from_utf8(outcome.reply.unwrap().to_vec()).unwrap();
@@ -40,4 +41,17 @@ fn babbling_is_bounded_and_harms_nobody() {
     let roomy = Budgets { apply_fuel: 1_000_000_000, ..SMALL };
     let mut backend = HOSTILE_BACKEND.factory(CLUSTER, roomy).init(at(0), b"").unwrap();
     assert_eq!(look(&mut *backend, &[command(1, "babble")]), ["babbled"]);
+}
+
+#[test]
+fn only_functions_show_the_moment_and_not_types_of_time() {
+    let shows = |items: &str| {
+        let text = format!(r#"(component (import "wasi:clocks/wall-clock@0.2.6" (instance {items})))"#);
+        let inspection = Inspection::of(&wat::parse_str(text).unwrap(), b"", SMALL).unwrap();
+        inspection.compiled.unwrap().imports[0].shows_the_moment
+    };
+    let datetime = r#"(type $datetime (record (field "seconds" u64) (field "nanoseconds" u32)))
+        (export "datetime" (type $exported (eq $datetime)))"#;
+    assert!(!shows(datetime));
+    assert!(shows(&format!(r#"{datetime} (export "now" (func (result $exported)))"#)));
 }
