@@ -19,11 +19,11 @@ use super::engine::new_engine;
 /// How the names of sections begin that say what a module's exports mean.
 const METADATA: &str = "component-type";
 
-/// Most bytes of such sections; the contract takes little more than a thousand. They are read by recursion, and
-/// types that are nested as deeply as fit into so many bytes must fit onto the stack.
+/// Most bytes of such sections; the contract takes little more than a thousand. How deeply types nest in them is bounded
+/// by their reader, how many there are is bounded here.
 const MAX_METADATA_BYTES: usize = 64 << 10;
 
-/// The stack on which that is done, in bytes.
+/// The stack on which they are read, in bytes: with room to spare, and only what is used of it is taken.
 const STACK_BYTES: usize = 128 << 20;
 
 /// Makes a component of a core module, and leaves a component as it is.
