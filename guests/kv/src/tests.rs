@@ -1,5 +1,6 @@
 use super::*;
 use api::prefix_end;
+use zraft_backend::testing::Cluster;
 
 fn key(text: &str) -> Vec<u8> {
     text.as_bytes().to_vec()
@@ -144,4 +145,31 @@ fn a_snapshot_gives_the_same_state_for_every_chunk_size() {
         chunks.into_iter().for_each(|chunk| Kv::take_chunk(&mut writer, chunk).unwrap());
         assert_eq!(Kv::finish(writer).as_ref(), Ok(&kv));
     }
+}
+
+/// The samples for `zraft backend check`, which the default tests of zraft run.
+#[test]
+fn the_samples_are_those_of_all_commands_and_queries() {
+    let mut cluster = Cluster::<Kv>::start(b"").unwrap();
+    let put = |name: &str, value: &str| KvCommand::Put { key: key(name), value: key(value) };
+    let compare_and_set =
+        |expected, new: Option<&str>| KvCommand::CompareAndSet { key: key("folder/b"), expected, new: new.map(key) };
+    let session = cluster.open_session();
+    cluster.write(&put("folder/a", "1")).unwrap();
+    cluster.write_ephemeral(session, &put("folder/b", "2")).unwrap();
+    let (range, on_folder) =
+        cluster.watch(&KvQuery::Range { start: key("folder/"), end: Some(key("folder0")), limit: 9 });
+    assert!(matches!(range, Ok(KvReply::Entries { entries, more: false }) if entries.len() == 2));
+    cluster.write(&put("other", "3")).unwrap();
+    assert!(!cluster.has_fired(on_folder));
+    cluster.end_session(session);
+    assert!(cluster.has_fired(on_folder));
+    cluster.write(&compare_and_set(KvExpected::Absent, Some("4"))).unwrap();
+    cluster.write(&compare_and_set(KvExpected::Value(key("4")), Some("5"))).unwrap();
+    cluster.write(&compare_and_set(KvExpected::Index(cluster.index()), None)).unwrap();
+    cluster.query(&KvQuery::Get { key: key("folder/a") }).unwrap();
+    cluster.write(&KvCommand::Delete { key: key("folder/a") }).unwrap();
+    cluster.write(&put("", "a key must not be empty")).unwrap_err();
+    cluster.check();
+    assert_eq!(cluster.samples(), include_str!("../samples.txt"));
 }

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-use crate::{Apply, Backend, Decode, Encode, Origin, Query};
+use crate::{Apply, Backend, Origin, calls};
 
 #[allow(missing_docs, clippy::all)]
 pub mod bindings {
@@ -57,14 +57,8 @@ impl<B: Backend> machine::Guest for Component<B> {
     }
 
     fn query(request: Vec<u8>) -> machine::Answer {
-        with_state(|backend: &mut B| {
-            let mut at = Query::default();
-            let reply = B::Codec::decode(request)
-                .map_err(|error| format!("malformed query: {error}"))
-                .and_then(|query| backend.query(query, &mut at))
-                .and_then(|reply| B::Codec::encode(&reply));
-            machine::Answer { reply, watched: at.into_watched() }
-        })
+        let (reply, watched) = with_state(|backend: &mut B| calls::query(backend, request));
+        machine::Answer { reply, watched }
     }
 
     fn expire_session(index: u64, time_ms: u64, session: u64) -> Vec<Vec<u8>> {
@@ -86,12 +80,9 @@ impl<B: Backend> machine::Guest for Component<B> {
 }
 
 fn apply<B: Backend>(backend: &mut B, command: machine::Command) -> machine::Outcome {
-    let mut at = Apply::at(command.index, command.time_ms).ephemeral(command.session);
-    let reply = B::Codec::decode(command.data)
-        .map_err(|error| format!("malformed command: {error}"))
-        .and_then(|command| backend.apply(command, &mut at))
-        .and_then(|reply| B::Codec::encode(&reply));
-    machine::Outcome { reply, changed: at.into_changed() }
+    let at = Apply::at(command.index, command.time_ms).ephemeral(command.session);
+    let (reply, changed) = calls::apply(backend, command.data, at);
+    machine::Outcome { reply, changed }
 }
 
 /// The resource that a snapshot is read from.

@@ -52,6 +52,12 @@
 //! `cargo build --release --target wasm32-wasip2` makes the component to give to zraft. On any other target the same
 //! code is an ordinary library, tested by `cargo test`.
 //!
+//! # Testing
+//!
+//! [`testing::Cluster`] runs a backend in a plain `cargo test`, with sessions, time, triggers and restarts, and tells
+//! whether it would survive on replicas. `zraft backend check` does the same with the component that was built; the
+//! commands of a test can be handed to it ([`testing::Cluster::samples`]).
+//!
 //! # What every replica must agree on
 //!
 //! Each replica runs the same commands in the same order and must reach the same state. So a backend follows only its
@@ -63,11 +69,13 @@
 //! Inside a zraft node, `SystemTime::now` is the time of the entry being applied, random numbers are drawn from the
 //! cluster's identity and the entry's index, what is printed goes to the node's log, and there are no files or sockets.
 
+mod calls;
 mod codec;
 mod context;
 #[doc(hidden)]
 pub mod export;
 mod snapshot;
+pub mod testing;
 
 #[cfg(feature = "json")]
 pub use codec::Json;
