@@ -168,7 +168,12 @@ impl Client {
 async fn exchange(connection: &Connection, request: &Request, body: &Bytes) -> Result<Bytes, FrameError> {
     let (mut writer, mut reader) = begin(connection, request).await?;
     for chunk in body.chunks(BODY_CHUNK_BYTES) {
-        writer.write(chunk).await?;
+        match writer.write(chunk).await {
+            Ok(()) => {}
+            // The node has heard enough. Why, is in its reply.
+            Err(FrameError::Stopped { .. }) => break,
+            Err(error) => return Err(error),
+        }
     }
     writer.finish();
     reader.next().await?.ok_or(FrameError::Finished)
