@@ -40,6 +40,14 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     bincode::serde::encode_to_vec(value, CONFIG).expect("encoding to memory cannot fail")
 }
 
+/// Encodes a value of a type that is not this package's.
+///
+/// # Errors
+/// What its `Serialize` says.
+pub fn try_encode<T: Serialize>(value: &T) -> Result<Vec<u8>, impl std::fmt::Display> {
+    bincode::serde::encode_to_vec(value, CONFIG)
+}
+
 /// Appends the encoding of a value to `buffer`.
 ///
 /// # Panics

@@ -1,6 +1,6 @@
 //! `zraft create` and `zraft status`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
@@ -19,12 +19,31 @@ pub(super) const BUNDLED_KV: &[u8] = include_bytes!("../../guests/dist/kv.wasm")
 /// The counter that comes with zraft: `--backend counter`.
 pub(super) const BUNDLED_COUNTER: &[u8] = include_bytes!("../../guests/dist/counter.wasm");
 
+/// The backends that come with zraft, by name.
+const BUNDLED: &[(&str, &[u8])] = &[
+    ("kv", BUNDLED_KV),
+    ("counter", BUNDLED_COUNTER),
+    ("lock", include_bytes!("../../guests/dist/lock.wasm")),
+    ("queue", include_bytes!("../../guests/dist/queue.wasm")),
+];
+
+/// Reads a component: a file, or one that comes with zraft.
+pub(super) fn read_component(path: &Path) -> Result<Bytes, Failure> {
+    let bundled = BUNDLED.iter().find(|(name, _)| path.to_str() == Some(name) && !path.exists());
+    if let Some((_, bytes)) = bundled {
+        return Ok(Bytes::from_static(bytes));
+    }
+    let read = std::fs::read(path).map(Bytes::from);
+    read.map_err(|error| Failure::usage(format!("cannot read the component {}: {error}", path.display())))
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// The peers, name@host:port each. The first one's node coordinates.
     #[arg(required = true)]
     peers: Vec<PeerId>,
-    /// The component that becomes the backend: a file, or one that comes with zraft, `kv` (a key-value store) or `counter`.
+    /// The component that becomes the backend: a file, or one that comes with zraft: `kv` (a key-value store), `lock`,
+    /// `queue` or `counter`.
     #[arg(long, value_name = "FILE")]
     backend: PathBuf,
     /// What the backend is initialized with: text.
@@ -42,7 +61,7 @@ pub(super) struct Create {
 
 impl Create {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
-        let component = self.component()?;
+        let component = read_component(&self.backend)?;
         let settings =
             Settings { max_log_count: self.max_log_count, kept_log_count: self.kept_log_count, ..Settings::default() };
         runtime()?.block_on(async {
@@ -57,16 +76,6 @@ impl Create {
             output.result(text, &json!({ "cluster": cluster.to_string(), "leader": leader }));
             Ok(())
         })
-    }
-
-    fn component(&self) -> Result<Bytes, Failure> {
-        match self.backend.to_str() {
-            Some("kv") if !self.backend.exists() => return Ok(Bytes::from_static(BUNDLED_KV)),
-            Some("counter") if !self.backend.exists() => return Ok(Bytes::from_static(BUNDLED_COUNTER)),
-            _ => {}
-        }
-        let read = std::fs::read(&self.backend).map(Bytes::from);
-        read.map_err(|error| Failure::usage(format!("cannot read the component {}: {error}", self.backend.display())))
     }
 }
 

@@ -6,7 +6,8 @@
 //!   that was cut off may have been applied or not.
 //! - [`Session`] is known to the cluster: its writes run exactly once and in order, its ephemeral data goes when it ends, and
 //!   its triggers tell when what was read has changed. What it tells by itself comes as [`Notices`].
-//! - [`Kv`] and [`KvSession`] speak the bundled key-value backend over either.
+//! - [`Kv`] and [`KvSession`] speak the bundled key-value backend over either, and [`Typed`] any backend whose messages are
+//!   Rust types.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -61,6 +62,7 @@ mod light_session;
 mod membership;
 mod peers;
 pub mod session;
+mod typed;
 
 pub use connection::{CallError, Client};
 pub use creation::{CreateError, Created, NewCluster};
@@ -70,3 +72,4 @@ pub use kv_session::{KvSession, KvWatched};
 pub use light_session::{LightSession, SessionError, SessionOptions, Written};
 pub use membership::MembershipError;
 pub use session::{Ending, Notice, Notices, PendingWrite, Session, SessionFailure, Watched};
+pub use typed::{Api, Bincode, Codec, Json, Typed, TypedError, TypedWatched};
