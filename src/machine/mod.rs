@@ -137,8 +137,20 @@ impl Machine {
     /// # Errors
     /// [`SnapshotError`]; after [`SnapshotError::Fault`] the machine is dead and must be restored.
     pub fn write_snapshot(&mut self, sink: &mut dyn FnMut(Bytes) -> Result<(), String>) -> Result<(), SnapshotError> {
+        self.write_snapshot_cut(Self::MAX_CHUNK_BYTES, sink)
+    }
+
+    /// The same, in chunks of at most so many bytes. It must not matter.
+    ///
+    /// # Errors
+    /// As [`Self::write_snapshot`].
+    pub fn write_snapshot_cut(
+        &mut self,
+        max_chunk_bytes: u32,
+        sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
+    ) -> Result<(), SnapshotError> {
         let at = self.moment();
-        self.backend.snapshot(at, Self::MAX_CHUNK_BYTES, sink)
+        self.backend.snapshot(at, max_chunk_bytes, sink)
     }
 
     /// The open sessions, oldest first.

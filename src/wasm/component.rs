@@ -171,6 +171,13 @@ impl WasmBackend {
         self.digest
     }
 
+    /// Whether instances are given one command a call, because the component imports what shows the moment: clocks or
+    /// randomness.
+    #[must_use]
+    pub fn is_one_by_one(&self) -> bool {
+        self.one_by_one
+    }
+
     /// Makes instances for one cluster. `budgets` bound what their calls may use; the cluster's identity seeds what
     /// they see of randomness.
     #[must_use]

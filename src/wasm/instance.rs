@@ -1,5 +1,7 @@
 //! One running instance: calls into it, and what becomes of those that do not return.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use wasmtime::component::ResourceAny;
 use wasmtime::{Store, Trap, UpdateDeadline};
@@ -9,6 +11,7 @@ use super::contract::{Backend as Exports, BackendPre};
 use super::engine::LONG_CALL_TICKS;
 use super::guest::Guest;
 use super::limits::{Denial, Limits, MAX_HANDLES};
+use super::meter::{Meter, Usage};
 use super::wasi::Forbidden;
 use crate::machine::{
     Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, Budget, Fault, GuestFault, Key, Moment,
@@ -36,6 +39,9 @@ const MAX_FAULT_MESSAGE_BYTES: usize = 1024;
 /// Into how large pieces a state is thought to be cut when the fuel for reading or writing it whole is reckoned.
 const STATE_PIECE_BYTES: u64 = 256 << 10;
 
+/// How many times the linear memory in use a snapshot may have: what is longer does not end.
+const MAX_SNAPSHOT_PER_MEMORY: u64 = 16;
+
 /// What a command's record takes in a guest's memory besides its data.
 const COMMAND_OVERHEAD_BYTES: usize = 64;
 
@@ -50,11 +56,18 @@ pub struct WasmFactory {
     one_by_one: bool,
     cluster: ClusterId,
     budgets: Budgets,
+    meter: Option<Arc<Meter>>,
 }
 
 impl WasmFactory {
     pub(super) fn new(pre: BackendPre<Guest>, one_by_one: bool, cluster: ClusterId, budgets: Budgets) -> Self {
-        Self { pre, one_by_one, cluster, budgets }
+        Self { pre, one_by_one, cluster, budgets, meter: None }
+    }
+
+    /// The same, with instances whose calls a meter notes.
+    #[must_use]
+    pub fn metered(self, meter: Arc<Meter>) -> Self {
+        Self { meter: Some(meter), ..self }
     }
 
     /// An instance that has run nothing but its start functions.
@@ -71,9 +84,9 @@ impl WasmFactory {
         match self.pre.instantiate(&mut store) {
             Ok(exports) => {
                 store.data_mut().end();
-                let (budgets, one_by_one) = (self.budgets, self.one_by_one);
+                let (budgets, one_by_one, meter) = (self.budgets, self.one_by_one, self.meter.clone());
                 let fuel_given = budgets.chunk_fuel;
-                Ok(Instance { store, exports, budgets, budget, one_by_one, fuel_given, is_dead: false })
+                Ok(Instance { store, exports, budgets, budget, one_by_one, fuel_given, meter, is_dead: false })
             }
             // What stops a start without a trap or a denial is the engine's or the system's doing.
             Err(error) => Err(fault(&mut store, &error, Fault::Host)),
@@ -133,6 +146,7 @@ pub(super) struct Instance {
     one_by_one: bool,
     /// The fuel that the last call was given.
     fuel_given: u64,
+    meter: Option<Arc<Meter>>,
     is_dead: bool,
 }
 
@@ -172,6 +186,10 @@ impl Instance {
         prepare(&mut self.store, name, at, fuel, return_bytes);
         self.fuel_given = fuel;
         let result = run(self.exports.zraft_backend_machine(), &mut self.store);
+        if let Some(meter) = &self.meter {
+            let left = self.store.get_fuel().expect("the engine counts fuel");
+            meter.note(Usage::of(name, fuel - left, self.store.data().limits.memory_bytes()));
+        }
         match result {
             Ok(value) => {
                 self.store.data_mut().end();
@@ -275,9 +293,17 @@ impl Backend for Instance {
         let fuel = whole_state_fuel(self.budgets.chunk_fuel, self.memory_bytes());
         let reader = self.call("snapshot", at, fuel, 1, |machine, store| machine.call_snapshot(store))?;
         let mut sunk = Ok(());
+        let mut total_bytes = 0u64;
         while sunk.is_ok()
             && let Some(chunk) = self.next_chunk(at, reader, max_chunk_bytes)?
         {
+            total_bytes += chunk.len() as u64;
+            let memory_bytes = self.store.data().limits.memory_bytes();
+            if total_bytes > memory_bytes.saturating_mul(MAX_SNAPSHOT_PER_MEMORY) {
+                let message =
+                    format!("its snapshot does not end: {total_bytes} bytes of {memory_bytes} bytes of memory");
+                return Err(self.break_off(message).into());
+            }
             sunk = sink(chunk);
         }
         self.close(at, reader)?;

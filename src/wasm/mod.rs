@@ -19,6 +19,7 @@ mod imports;
 mod inspection;
 mod instance;
 mod limits;
+mod meter;
 mod wasi;
 
 #[cfg(test)]
@@ -31,3 +32,4 @@ pub use imports::{Given, Import};
 pub use inspection::{CallUse, Compiled, Inspection, Parts, Trial};
 pub use instance::{MAX_BATCH_BYTES, MAX_BATCH_COMMANDS, MAX_RETURN_BYTES, WasmFactory};
 pub use limits::{MAX_MEMORIES, MAX_TABLES};
+pub use meter::{Meter, Usage};

@@ -1,6 +1,7 @@
 //! `zraft backend`: what the author of a backend needs.
 
 mod build;
+mod check;
 mod inspect;
 mod language;
 mod new;
@@ -19,6 +20,8 @@ pub(super) enum Backend {
     Build(build::Build),
     /// Show what a component is and asks for. Exits 1 if a node refuses it.
     Inspect(inspect::Inspect),
+    /// Prove that a component fits the contract and behaves: it starts, survives its commands, and is deterministic.
+    Check(check::Check),
 }
 
 impl Backend {
@@ -27,6 +30,7 @@ impl Backend {
             Self::New(new) => new.run(output),
             Self::Build(build) => build.run(output),
             Self::Inspect(inspect) => inspect.run(output),
+            Self::Check(check) => check.run(output),
         }
     }
 }
