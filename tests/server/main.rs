@@ -1,11 +1,14 @@
 //! The real binary: processes with real certificates, files and sockets, killed and started again.
 
 mod backend;
+mod backend_check;
+mod bundled;
 mod crashes;
 mod creation;
 mod faults;
 mod full_disk;
 mod harness;
+mod hostile;
 mod idle;
 mod membership;
 mod security;

@@ -5,6 +5,7 @@ mod contract;
 mod core_module;
 mod engine;
 mod faults;
+mod hostile;
 mod kv;
 mod surroundings;
 
