@@ -39,7 +39,7 @@ fn a_command_that_kills_the_backend_is_skipped_everywhere_and_its_client_is_told
     assert!(skipped.contains("told to panic") && skipped.contains("skipped"), "{skipped}");
     runtime().block_on(async {
         // What never ends by itself takes its time.
-        let options = SessionOptions { request_timeout: LONG, ..SessionOptions::default() };
+        let options = SessionOptions { request_timeout: LONG, attempt_timeout: LONG, ..SessionOptions::default() };
         let session = Arc::new(LightSession::with_options(nodes.client(), nodes.peers("bad"), options));
         // They come together, and those to blame are found.
         let mut writes = JoinSet::new();
