@@ -189,6 +189,28 @@ fn a_replica_whose_state_depends_on_more_than_its_log_is_found_and_replaced() {
     assert!(written.starts_with(&format!("{} in call", WRITES + 1)), "{written}");
 }
 
+/// One replica is asked, and the others are not: what that changes is seen in no reply, and parts nobody.
+#[test]
+fn what_a_query_changes_is_dropped() {
+    let nodes = Nodes::start(3);
+    for (config, expected) in [("queries", "2"), ("counted-queries", "2 after 0 queries")] {
+        runtime().block_on(async {
+            let settings = Settings { budgets: SMALL, ..Settings::default() };
+            let new = NewCluster { settings, ..broken(&nodes, config, config) };
+            nodes.client().create(new).await.unwrap();
+            let session = patient(&nodes, config);
+            session.write("x").await.unwrap();
+            for peer in [0, 0, 0, 1].map(|number| nodes.peers(config)[number].clone()) {
+                LightSession::new(nodes.client(), vec![peer]).query("?").await.unwrap();
+            }
+            assert_eq!(session.write("x").await.unwrap().reply, expected);
+        });
+        for status in nodes.until_equal(config) {
+            assert_eq!(status["snapshot"], 0, "a replica had to be replaced: {status}");
+        }
+    }
+}
+
 /// A component that takes long to compile holds up neither the other clusters nor itself for ever.
 #[test]
 fn a_component_that_is_heavy_to_compile_keeps_nobody_from_being_served() {
