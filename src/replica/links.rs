@@ -281,10 +281,13 @@ impl Links {
         Some(link)
     }
 
-    /// The sessions are these now, as a snapshot has them.
+    /// The sessions are these now, as a snapshot has them. What this leader has proposed about them stands.
     pub(super) fn restored(&mut self, sessions: impl IntoIterator<Item = (SessionId, SessionTerms)>, now_ms: u64) {
-        self.open.clear();
-        sessions.into_iter().for_each(|(session, terms)| self.opened(session, terms, now_ms));
+        let before = std::mem::take(&mut self.open);
+        for (session, terms) in sessions {
+            let is_expiring = before.get(&session).is_some_and(|open| open.is_expiring);
+            self.open.insert(session, Open { terms, heard_at_ms: now_ms, is_expiring, link: None });
+        }
     }
 
     /// Follows leadership: all streams end with it, and every session's time begins anew. Tells whether that is so.

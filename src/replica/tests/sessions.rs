@@ -431,3 +431,20 @@ fn sessions_come_with_a_snapshot() {
     hands.resume(1, SessionId(2));
     assert_eq!(hands.replica.session_count(), 1);
 }
+
+/// Seed 4821 of the simulation: a leader's machine was still being made when the expiry was proposed.
+#[test]
+fn an_expiry_in_the_log_is_not_forgotten_when_the_machine_is_made_from_a_snapshot() {
+    let (mut hands, session) = leader_with_session(TIMEOUT_MS);
+    hands.pass_as_leader(2 * TIMEOUT_MS);
+    assert_eq!(expiries_sent(&hands), [session]);
+    let terms = SessionTerms { identity: "me".to_owned(), secret: SECRET.digest(), timeout_ms: TIMEOUT_MS };
+    let at = meta(hands.term(), hands.replica.machine().0.0);
+    hands.replica.restored(&at, chain_at(at.position.index), vec![(session, terms)]);
+    hands.attach(2, resume(session));
+    hands.confirm();
+    assert_eq!(hands.told(2), [], "not attached");
+    hands.replicate();
+    hands.work();
+    assert_eq!(hands.told(2), [SessionEvent::Ended(SessionEnd::Expired)]);
+}

@@ -86,8 +86,8 @@ impl Sim {
         Some(configuration.members()).filter(|members| is_settled && members.iter().all(knows))
     }
 
-    /// With all faults gone, every change comes to its end, and so do the verdicts on what was committed meanwhile. Returns
-    /// who leads then.
+    /// With all faults gone, every change comes to its end, so do the verdicts on what was committed meanwhile, and who has
+    /// gone wrong is replaced. Returns who leads then.
     pub(super) fn settled_leader(&mut self) -> Incarnation {
         let has_applied = |node: &Node| node.replica.machine().0 == node.replica.raft().status().last.index;
         let is_settled = (0..SETTLED_STEPS).any(|_| {
@@ -95,7 +95,8 @@ impl Sim {
                 self.step(false);
                 return false;
             };
-            let is_settled = self.settled_members().is_some() && has_applied(&self.nodes[&leader]);
+            let is_right = self.wrong.is_none() && has_applied(&self.nodes[&leader]);
+            let is_settled = is_right && self.settled_members().is_some();
             if !is_settled {
                 self.step(false);
             }

@@ -12,6 +12,9 @@ use super::backend::{KeyState, words};
 use super::clients::incarnation;
 use super::sessions::{SessionClient, Trigger};
 
+/// How many pings a replica lets wait on a stream.
+const MAX_PINGS: usize = 64;
+
 impl Sim {
     pub(super) fn on_stream_lost(&mut self, number: usize, link: LinkId) {
         self.streams.remove(&link);
@@ -241,6 +244,7 @@ impl Sim {
             }
             RequestError::Invalid { .. } => assert!(stream.is_rude),
             RequestError::NotYourSession => panic!("a client is refused its session"),
+            RequestError::TooMuch => assert!(stream.pings.len() >= MAX_PINGS, "a client has done no wrong"),
             RequestError::NotOpened(_) | RequestError::NotApplied | RequestError::Unknown => {}
             RequestError::Overloaded | RequestError::Superseded => {}
             error => panic!("a stream is ended with '{error}'"),

@@ -252,6 +252,8 @@ impl Sim {
                     RequestError::Unknown => "stream: write unknown",
                     RequestError::NotOpened(_) => "stream: no session opened",
                     RequestError::Invalid { .. } => "stream: asked too early",
+                    // Its node was deaf for long, and pings went on.
+                    RequestError::TooMuch => "stream: too many pings",
                     error => panic!("a stream is ended with '{error}'"),
                 };
                 assert!(stream.client.is_some() || !matches!(error, RequestError::Superseded), "an impostor is served");
