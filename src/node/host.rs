@@ -139,10 +139,10 @@ impl Host {
             (HostJob::Replica(Job::Query(at, queries)), Some(runner)) => {
                 query(runner, reader, at, queries, &mut self.past)
             }
-            (HostJob::Replica(Job::Snapshot(meta)), Some(runner)) if reader.is_none() => {
-                take_snapshot(runner, meta, &mut self.past)
+            (HostJob::Replica(Job::Snapshot(meta)), Some(_)) if reader.is_some() => Ok(self.begin_snapshot(meta)),
+            (HostJob::Replica(Job::Snapshot(meta) | Job::SnapshotAsIs(meta)), Some(runner)) => {
+                take_snapshot(runner, reader, meta, &mut self.past)
             }
-            (HostJob::Replica(Job::Snapshot(meta)), Some(_)) => Ok(self.begin_snapshot(meta)),
             (HostJob::SnapshotMade(made), _) => Ok(vec![self.snapshot_made(made)]),
         };
         done.unwrap_or_else(|error| {
@@ -247,6 +247,7 @@ fn answer(runner: &mut Runner, query: Query, past: &mut HostPast) -> Result<Quer
 /// Has the machine that applies write a snapshot.
 fn take_snapshot(
     runner: &mut Runner,
+    reader: Option<&mut Reader>,
     meta: SnapshotMeta,
     past: &mut HostPast,
 ) -> Result<Vec<HostEvent>, RunError<PastError>> {
@@ -258,6 +259,7 @@ fn take_snapshot(
     match written.and_then(|()| Ok(past.prove_snapshot(&meta)?)) {
         Ok(()) => {
             runner.snapshot_taken(meta.position.index);
+            reader.into_iter().for_each(|reader| reader.snapshot_taken(meta.position.index));
             past.snapshot = Some(meta.clone());
             Ok(vec![HostEvent::SnapshotTaken(meta)])
         }

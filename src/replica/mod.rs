@@ -108,6 +108,9 @@ pub enum Job {
     /// Write a snapshot of the state as it is. Answered by [`Replica::snapshot_taken`] once the file is durable, or
     /// by [`Replica::snapshot_failed`], also if the machine is not there.
     Snapshot(SnapshotMeta),
+    /// The same, and by the very machine that applies: a majority agrees with it, and another replica's is to be replaced by
+    /// it. One that is made anew from snapshot and log might differ, if that is how they came to differ.
+    SnapshotAsIs(SnapshotMeta),
 }
 
 /// What the machine said to a query.
@@ -431,9 +434,7 @@ impl Replica {
         }
         self.feed.push(ready.apply);
         self.feed_machine(now.wall_ms, &mut jobs);
-        if let Some(meta) = self.snapshot_due() {
-            jobs.push(Job::Snapshot(meta));
-        }
+        jobs.extend(self.snapshot_due());
         self.reads.lost(&ready.reads_lost);
         self.reads.confirmed(&ready.reads);
         self.links.lost(&ready.reads_lost);
@@ -491,7 +492,7 @@ impl Replica {
     }
 
     /// The snapshot to take now that the jobs so far have been given out.
-    fn snapshot_due(&mut self) -> Option<SnapshotMeta> {
+    fn snapshot_due(&mut self) -> Option<Job> {
         let (position, time_ms) = self.feed.position();
         let since_last = position.index.0 - self.snapshots.at.0;
         let is_wanted = self.snapshots.wanted_after.is_some_and(|after| position.index > after && since_last > 0);
@@ -501,7 +502,8 @@ impl Replica {
         }
         (self.snapshots.at, self.snapshots.in_progress) = (position.index, true);
         let configuration = self.raft.configuration_at(position.index);
-        Some(SnapshotMeta { position, time_ms, configuration })
+        let meta = SnapshotMeta { position, time_ms, configuration };
+        Some(if is_wanted { Job::SnapshotAsIs(meta) } else { Job::Snapshot(meta) })
     }
 
     /// The leader, as far as known.

@@ -242,7 +242,7 @@ impl Hands {
                     Job::Rewind(..) => {}
                     Job::Restore(meta) => self.replica.restored(&meta, chain_at(meta.position.index), vec![]),
                     Job::Query(_, queries) => self.answer_queries(queries),
-                    Job::Snapshot(meta) => self.wanted.push(meta),
+                    Job::Snapshot(meta) | Job::SnapshotAsIs(meta) => self.wanted.push(meta),
                 }
             }
             self.settle();

@@ -38,13 +38,6 @@ impl Hands {
         };
         self.snapshots.iter().filter_map(position).collect()
     }
-
-    fn write_and_replicate(&mut self) {
-        self.write(1000 + self.last().0, "a");
-        self.settle();
-        self.replicate();
-        self.work();
-    }
 }
 
 #[test]
@@ -57,7 +50,11 @@ fn who_differs_from_a_majority_is_told_and_served_a_snapshot() {
     assert_eq!((hands.outcast(THREE), hands.outcast(TWO)), (Some((at, chain_at(at))), None));
 
     hands.reports(THREE, report(at.0, wrong(), Some(0)));
-    hands.write_and_replicate();
+    hands.write(1, "a");
+    hands.settle();
+    hands.replicate();
+    assert!(matches!(hands.jobs[..], [Job::SnapshotAsIs(_), ..]), "{:?}", hands.jobs);
+    hands.work();
     assert_eq!(hands.snapshots_to(THREE), [], "there is none");
     let meta = hands.wanted.pop().expect("one is wanted soon");
     hands.replica.snapshot_taken(meta.clone());

@@ -136,7 +136,7 @@ impl Node {
     /// Takes out what the replica wants done; what is not for the disk or the machine is left in the effects.
     pub fn effects(&mut self, now: Now) -> Effects {
         let mut effects = self.replica.effects(now);
-        if effects.jobs.iter().any(|job| matches!(job, Job::Snapshot(_))) {
+        if effects.jobs.iter().any(|job| matches!(job, Job::Snapshot(_) | Job::SnapshotAsIs(_))) {
             assert!(!self.snapshot_in_progress, "one snapshot at a time");
             self.snapshot_in_progress = true;
         }
@@ -204,7 +204,7 @@ impl Node {
                 let count = answers.len();
                 (Report::Answered(answers), Done::Answered(count))
             }
-            Job::Snapshot(meta) => match self.runner.machine_mut() {
+            Job::Snapshot(meta) | Job::SnapshotAsIs(meta) => match self.runner.machine_mut() {
                 Some(machine) if !snapshots_fail && machine.applied() == meta.position => {
                     // What is still to go wrong is right so far.
                     let is_wrong = self.is_machine_wrong && !self.factory.is_cursed.load(Ordering::Relaxed);

@@ -64,4 +64,9 @@ fn a_snapshot_whose_machine_comes_to_something_else_is_not_taken() {
     let found = bench.store.snapshots().open(PEER, meta(4).position);
     assert!(matches!(found, Err(StoreError::SnapshotMissing { .. })), "{found:?}");
     assert!(matches!(host.run(apply(vec![entry(5, "d")]))[..], [HostEvent::Applied(_)]), "the machine goes on");
+    // But for a replica that is to get this state, whatever the log says.
+    let events = host.run(HostJob::Replica(Job::SnapshotAsIs(meta(5))));
+    assert!(matches!(events[..], [HostEvent::SnapshotTaken(_)]), "{events:?}");
+    let restored = bench.new_host(Isolation::Separate).run(HostJob::Start(Some(meta(5))));
+    assert!(matches!(&restored[..], [HostEvent::Restored(_, chain, _)] if *chain == host.at().1), "{restored:?}");
 }
