@@ -42,8 +42,8 @@ pub(super) struct Create {
     /// The peers, name@host:port each. The first one's node coordinates.
     #[arg(required = true)]
     peers: Vec<PeerId>,
-    /// The component that becomes the backend: a file, or one that comes with zraft: `kv` (a key-value store), `lock`,
-    /// `queue` or `counter`.
+    /// What becomes the backend: a component or core module in a file, or one that comes with zraft: `kv` (a key-value
+    /// store), `lock`, `queue` or `counter`.
     #[arg(long, value_name = "FILE")]
     backend: PathBuf,
     /// What the backend is initialized with: text.
