@@ -98,7 +98,8 @@ def encode(number: int) -> bytes:
 def decode(data: bytes) -> Optional[int]:
     """A whole number of 64 bits, or None. Whatever a client sends must not raise."""
     try:
-        number = json.loads(data)
+        # Of bytes, json would guess the encoding, and others than UTF-8 are not there.
+        number = json.loads(data.decode())
     except (ValueError, RecursionError):
         return None
     return number if type(number) is int and MIN <= number <= MAX else None
