@@ -167,9 +167,7 @@ impl Host {
         let restored = |machine: &Machine| HostEvent::Restored(meta, machine.chain(), machine.sessions());
         Ok(machine.map(restored).into_iter().collect())
     }
-}
 
-impl Host {
     /// Has a snapshot made in the background of the state as it is.
     fn begin_snapshot(&mut self, meta: SnapshotMeta) -> Vec<HostEvent> {
         let alive = self

@@ -187,8 +187,7 @@ impl Instance {
         self.fuel_given = fuel;
         let result = run(self.exports.zraft_backend_machine(), &mut self.store);
         if let Some(meter) = &self.meter {
-            let left = self.store.get_fuel().expect("the engine counts fuel");
-            meter.note(Usage::of(name, fuel - left, self.store.data().limits.memory_bytes()));
+            meter.note(Usage::of(name, self.last_fuel().0, self.memory_bytes()));
         }
         match result {
             Ok(value) => {
