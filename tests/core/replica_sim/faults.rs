@@ -1,5 +1,7 @@
 //! What goes wrong, and its end.
 
+use std::sync::atomic::Ordering;
+
 use rand::Rng;
 use rand::seq::IteratorRandom;
 use zraft::types::Incarnation;
@@ -135,6 +137,10 @@ impl Sim {
         self.paused.clear();
         self.loss = 0.0;
         self.is_healed = true;
+        for node in self.nodes.values() {
+            // Clients may ask for nothing any more that could go wrong.
+            node.factory.is_cursed.store(false, Ordering::Relaxed);
+        }
         for client in &mut self.sessions {
             client.silent_until = client.silent_until.min(self.now + SILENT_STEPS);
         }
