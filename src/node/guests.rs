@@ -78,6 +78,7 @@ impl Guests {
     pub(super) fn remove(&self, incarnation: Incarnation) {
         let mut state = self.shared.lock();
         let slot = state.slots.remove(&incarnation);
+        state.background.retain(|(of, _)| *of != incarnation);
         drop(state);
         // Dropping a machine takes long where its state is large: not under the lock.
         drop(slot);
