@@ -116,7 +116,7 @@ impl Sim {
     ) {
         let waiting = self.take_waiting(ticket, node);
         let is_doubtful = self.nodes.get_mut(&node).expect("a node").is_doubtful(ticket);
-        if is_doubtful && result.is_ok() {
+        if is_doubtful && matches!(result, Ok(_) | Err(RequestError::Skipped { .. })) {
             // It may be anything.
             return match waiting.asked {
                 Asked::Write { number, .. } => self.witness.unknown(number),
