@@ -52,6 +52,9 @@ pub(super) struct Create {
     /// Take a snapshot after this many entries.
     #[arg(long, value_name = "N", default_value_t = Settings::default().max_log_count)]
     max_log_count: u64,
+    /// But not before the log since the last snapshot has this share of its size, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = Settings::default().min_log_percent)]
+    min_log_percent: u64,
     /// Keep this many entries behind a snapshot, for peers that are a little behind.
     #[arg(long, value_name = "N", default_value_t = Settings::default().kept_log_count)]
     kept_log_count: u64,
@@ -62,8 +65,12 @@ pub(super) struct Create {
 impl Create {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
         let component = read_component(&self.backend)?;
-        let settings =
-            Settings { max_log_count: self.max_log_count, kept_log_count: self.kept_log_count, ..Settings::default() };
+        let settings = Settings {
+            max_log_count: self.max_log_count,
+            min_log_percent: self.min_log_percent,
+            kept_log_count: self.kept_log_count,
+            ..Settings::default()
+        };
         runtime()?.block_on(async {
             let client = self.identity.client()?;
             let (peers, config) = (self.peers, Bytes::from(self.config));

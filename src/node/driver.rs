@@ -427,11 +427,11 @@ impl Driver {
             HostEvent::Declined(queries) => peer.replica.declined(queries),
             HostEvent::Applied(applied) => peer.replica.applied(applied),
             HostEvent::Died(died) => peer.replica.died(died),
-            HostEvent::Restored(meta, chain, sessions) => {
-                peer.replica.restored(&meta, chain, sessions);
+            HostEvent::Restored { meta, size_bytes, chain, sessions } => {
+                peer.replica.restored(&meta, size_bytes, chain, sessions);
                 self.drop_old_snapshots(incarnation);
             }
-            HostEvent::SnapshotTaken(meta) => peer.replica.snapshot_taken(meta),
+            HostEvent::SnapshotTaken(meta, size_bytes) => peer.replica.snapshot_taken(meta, size_bytes),
             HostEvent::SnapshotFailed(reason) => {
                 tracing::error!(peer = %peer.record.peer, reason, "no snapshot could be taken; the log is kept");
                 peer.replica.snapshot_failed();

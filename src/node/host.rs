@@ -52,13 +52,13 @@ pub(super) enum HostEvent {
     /// The backend died of an entry.
     Died(Died),
     /// The machine is that of the snapshot.
-    Restored(SnapshotMeta, HashChain, Vec<(SessionId, SessionTerms)>),
+    Restored { meta: SnapshotMeta, size_bytes: u64, chain: HashChain, sessions: Vec<(SessionId, SessionTerms)> },
     /// Queries were answered.
     Answered(Vec<QueryAnswer>),
     /// Queries came to a machine that was not where they should have found it.
     Declined(Vec<Query>),
-    /// A snapshot is durable.
-    SnapshotTaken(SnapshotMeta),
+    /// A snapshot is durable, and takes this many bytes.
+    SnapshotTaken(SnapshotMeta, u64),
     /// A snapshot could not be written; the machine goes on.
     SnapshotFailed(String),
     /// The machine is gone for good, and the peer must stop.
@@ -163,8 +163,12 @@ impl Host {
         self.restores += 1;
         self.reader = self.reader.take().map(|_| Reader::default());
         self.start(Some(meta.clone()))?;
+        let size_bytes = self.past.snapshot_size(&meta).map_err(RunError::Past)?;
         let machine = self.runner.as_ref().and_then(Runner::machine);
-        let restored = |machine: &Machine| HostEvent::Restored(meta, machine.chain(), machine.sessions());
+        let restored = |machine: &Machine| {
+            let (chain, sessions) = (machine.chain(), machine.sessions());
+            HostEvent::Restored { meta, size_bytes, chain, sessions }
+        };
         Ok(machine.map(restored).into_iter().collect())
     }
 
@@ -183,15 +187,15 @@ impl Host {
     /// From now on machines are made again from a snapshot that was made in the background.
     fn snapshot_made(&mut self, SnapshotMade { meta, restores, result }: SnapshotMade) -> HostEvent {
         let result = match result {
-            Ok(()) if restores != self.restores => Err("the state was replaced meanwhile".to_owned()),
+            Ok(_) if restores != self.restores => Err("the state was replaced meanwhile".to_owned()),
             result => result,
         };
         match result {
-            Ok(()) => {
+            Ok(size_bytes) => {
                 self.runner.iter_mut().for_each(|runner| runner.snapshot_taken(meta.position.index));
                 self.reader.iter_mut().for_each(|reader| reader.snapshot_taken(meta.position.index));
                 self.past.snapshot = Some(meta.clone());
-                HostEvent::SnapshotTaken(meta)
+                HostEvent::SnapshotTaken(meta, size_bytes)
             }
             Err(reason) => HostEvent::SnapshotFailed(reason),
         }
@@ -254,12 +258,13 @@ fn take_snapshot(
         return failed(DIED_BEFORE.to_owned());
     };
     let written = past.write_snapshot(machine, &meta);
-    match written.and_then(|()| Ok(past.prove_snapshot(&meta)?)) {
-        Ok(()) => {
+    let proved = written.and_then(|size_bytes| past.prove_snapshot(&meta).map(|()| size_bytes).map_err(Into::into));
+    match proved {
+        Ok(size_bytes) => {
             runner.snapshot_taken(meta.position.index);
             reader.into_iter().for_each(|reader| reader.snapshot_taken(meta.position.index));
             past.snapshot = Some(meta.clone());
-            Ok(vec![HostEvent::SnapshotTaken(meta)])
+            Ok(vec![HostEvent::SnapshotTaken(meta, size_bytes)])
         }
         Err(SnapshotFailure::Fault(Fault::Host(message))) => Err(RunError::Host(message)),
         Err(SnapshotFailure::Fault(fault)) => {
@@ -305,6 +310,12 @@ impl HostPast {
             return Err(foreign("the cluster was created otherwise".to_owned()));
         }
         Ok(Machine::restore(head, factory, &mut || reader.next().map_err(|error| error.to_string()))?)
+    }
+
+    /// What the file of a snapshot takes, in bytes.
+    fn snapshot_size(&self, meta: &SnapshotMeta) -> Result<u64, PastError> {
+        let (_, size_bytes) = self.store.snapshots().open_raw(self.incarnation, meta.position)?;
+        Ok(size_bytes)
     }
 
     fn factory(&self) -> Result<WasmFactory, BackendError> {

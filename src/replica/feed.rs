@@ -16,12 +16,16 @@ pub(super) struct Feed {
     given: usize,
     /// The last entry reported, and its time.
     reported: (LogPosition, u64),
+    /// What the entries reported since the machine began, or was restored, take in the log.
+    reported_bytes: u64,
+    /// What those that it was given take.
+    given_bytes: u64,
 }
 
 impl Feed {
     pub(super) fn new(snapshot: Option<&SnapshotMeta>) -> Self {
         let reported = snapshot.map_or((LogPosition::ZERO, 0), |meta| (meta.position, meta.time_ms));
-        Self { entries: VecDeque::new(), given: 0, reported }
+        Self { entries: VecDeque::new(), given: 0, reported, reported_bytes: 0, given_bytes: 0 }
     }
 
     /// The machine goes on from a snapshot.
@@ -39,6 +43,11 @@ impl Feed {
         last.map_or(self.reported, |entry| (entry.position(), entry.time_ms))
     }
 
+    /// What the log from where the machine began, or was restored, takes up to there, in bytes.
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.reported_bytes + self.given_bytes
+    }
+
     /// Whether the machine has reported all that it was given.
     pub(super) fn is_idle(&self) -> bool {
         self.given == 0
@@ -54,19 +63,27 @@ impl Feed {
         let fresh = self.entries.range(self.given..).take_while(|entry| entry.index <= limit);
         let entries: Vec<_> = fresh.cloned().collect();
         self.given += entries.len();
+        self.given_bytes += entries.iter().map(size_bytes).sum::<u64>();
         entries
     }
 
     /// The machine has applied everything up to an entry.
     pub(super) fn applied(&mut self, last: Index) {
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= last) {
-            self.given = self.given.saturating_sub(1);
+            if self.given > 0 {
+                (self.given, self.given_bytes) = (self.given - 1, self.given_bytes - size_bytes(&entry));
+            }
+            self.reported_bytes += size_bytes(&entry);
             self.reported = (entry.position(), entry.time_ms);
         }
     }
 
     /// The machine has applied nothing but what it has reported: the rest is to be given anew.
     pub(super) fn take_back(&mut self) {
-        self.given = 0;
+        (self.given, self.given_bytes) = (0, 0);
     }
+}
+
+fn size_bytes(entry: &Entry) -> u64 {
+    entry.size_bytes() as u64
 }

@@ -7,7 +7,7 @@
 //! - writes are proposed in batches: all that came in since the last `effects` is one append.
 //! - reads are linearizable (ReadIndex, thesis section 6.4): all that came in since the last `effects` share one
 //!   confirmation, and are answered once the machine has applied the index it gave.
-//! - a snapshot is due after `max_log_count` entries.
+//! - a snapshot is due after `max_log_count` entries and a share of the last one's size (`snapshots`).
 //! - the leader decides how far machines may go, and what becomes of entries that a backend dies of (`judge`).
 //! - replicas compare their hash chains, and one that has parted from the majority is replaced (`quarantine`).
 //! - sessions are served on streams, called links here, by the leader alone (`links`): commands, queries, pings, and triggers
@@ -21,6 +21,7 @@ mod links;
 mod quarantine;
 mod reads;
 mod sessions;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod triggers;
@@ -45,6 +46,7 @@ use judge::Judge;
 use links::Links;
 use quarantine::Sides;
 use reads::Reads;
+use snapshots::{Due, Snapshots};
 use triggers::Triggers;
 use writes::{Settled, Waiter, Writes};
 
@@ -183,17 +185,6 @@ struct Clock {
     election_timeout_ms: u64,
 }
 
-/// The snapshots of the own machine.
-struct Snapshots {
-    /// The last entry of the latest, durable or being written.
-    at: Index,
-    in_progress: bool,
-    /// The one in progress is of a state that was replaced since.
-    is_void: bool,
-    /// Set if somebody needs a later one than this, soon.
-    wanted_after: Option<Index>,
-}
-
 impl Replica {
     /// Most writes and most reads that wait at a time. Reads wait until the machine has answered them.
     pub const MAX_WAITING: usize = 1 << 16;
@@ -214,10 +205,11 @@ impl Replica {
         seed: u64,
     ) -> Self {
         let snapshot = restored.snapshot.as_ref();
-        let (feed, at) = (Feed::new(snapshot), snapshot.map_or(Index::ZERO, |meta| meta.position.index));
+        let (feed, snapshots) = (Feed::new(snapshot), Snapshots::new(snapshot));
         let writes = Writes::new(config.values().max_uncommitted_bytes);
         let election_timeout_ms = tick_ms.saturating_mul(config.values().election_ticks.into());
         Self {
+            judge: Judge::new(snapshots.at),
             raft: Raft::new(id, config, restored, seed),
             settings,
             writes,
@@ -225,9 +217,8 @@ impl Replica {
             links: Links::default(),
             triggers: Triggers::default(),
             feed,
-            judge: Judge::new(at),
             sides: Sides::default(),
-            snapshots: Snapshots { at, in_progress: false, is_void: false, wanted_after: None },
+            snapshots,
             applied: Index::ZERO,
             chain: HashChain::default(),
             answers: Vec::new(),
@@ -329,11 +320,18 @@ impl Replica {
         self.serve_checks();
     }
 
-    /// The machine is the one of this snapshot, with these sessions open: one that a job asked for, or the one that the
-    /// peer started with.
-    pub fn restored(&mut self, meta: &SnapshotMeta, chain: HashChain, sessions: Vec<(SessionId, SessionTerms)>) {
+    /// The machine is the one of this snapshot, which takes `size_bytes`, with these sessions open: one that a job asked for,
+    /// or the one that the peer started with.
+    pub fn restored(
+        &mut self,
+        meta: &SnapshotMeta,
+        size_bytes: u64,
+        chain: HashChain,
+        sessions: Vec<(SessionId, SessionTerms)>,
+    ) {
         self.chain = chain;
         self.applied = meta.position.index;
+        self.snapshots.restored(size_bytes);
         self.sides.restored(self.applied, chain);
         self.judge.restored();
         self.raft.applied(self.applied);
@@ -348,17 +346,16 @@ impl Replica {
         self.applied >= snapshot && !self.sides.is_replacing()
     }
 
-    /// The snapshot that a job asked for is durable.
-    pub fn snapshot_taken(&mut self, meta: SnapshotMeta) {
-        self.snapshots.in_progress = false;
-        if !std::mem::take(&mut self.snapshots.is_void) {
+    /// The snapshot that a job asked for is durable, and takes `size_bytes`.
+    pub fn snapshot_taken(&mut self, meta: SnapshotMeta, size_bytes: u64) {
+        if self.snapshots.taken(meta.position.index, size_bytes) {
             self.raft.snapshot_taken(meta, self.settings.kept_log_count);
         }
     }
 
     /// The snapshot that a job asked for could not be written. Another is due after `max_log_count` more entries.
     pub fn snapshot_failed(&mut self) {
-        (self.snapshots.in_progress, self.snapshots.is_void) = (false, false);
+        self.snapshots.failed();
     }
 
     /// The machine was not where these queries were to find it. They are asked anew.
@@ -429,7 +426,7 @@ impl Replica {
             self.feed.install(&meta);
             self.judge.install(meta.position.index);
             self.leave_quarantine();
-            self.snapshots.at = meta.position.index;
+            self.snapshots.install(&meta);
             jobs.push(Job::Restore(meta));
         }
         self.feed.push(ready.apply);
@@ -494,16 +491,18 @@ impl Replica {
     /// The snapshot to take now that the jobs so far have been given out.
     fn snapshot_due(&mut self) -> Option<Job> {
         let (position, time_ms) = self.feed.position();
-        let since_last = position.index.0 - self.snapshots.at.0;
-        let is_wanted = self.snapshots.wanted_after.is_some_and(|after| position.index > after && since_last > 0);
-        let is_due = since_last >= self.settings.max_log_count || is_wanted;
-        if !is_due || self.snapshots.in_progress || !self.judge.is_calm() || self.quarantine().is_some() {
+        if !self.judge.is_calm() || self.quarantine().is_some() {
             return None;
         }
-        (self.snapshots.at, self.snapshots.in_progress) = (position.index, true);
+        let log_bytes = self.feed.log_bytes();
+        let due = self.snapshots.due(position.index, log_bytes, &self.settings)?;
+        self.snapshots.begin(position.index, log_bytes);
         let configuration = self.raft.configuration_at(position.index);
         let meta = SnapshotMeta { position, time_ms, configuration };
-        Some(if is_wanted { Job::SnapshotAsIs(meta) } else { Job::Snapshot(meta) })
+        Some(match due {
+            Due::Log => Job::Snapshot(meta),
+            Due::Wanted => Job::SnapshotAsIs(meta),
+        })
     }
 
     /// The leader, as far as known.

@@ -198,7 +198,7 @@ impl Replica {
         self.sides.chains.reset();
         self.sides.is_replacing = true;
         if self.sides.quarantine.take().is_some() {
-            self.snapshots.is_void = self.snapshots.in_progress;
+            self.snapshots.void();
             tracing::info!(me = %self.raft.id(), "out of quarantine: the state is that of a snapshot of the leader's");
         }
     }

@@ -22,7 +22,8 @@ pub(in crate::node) struct SnapshotTask {
 pub(in crate::node) struct SnapshotMade {
     pub(super) meta: SnapshotMeta,
     pub(super) restores: u64,
-    pub(super) result: Result<(), String>,
+    /// What it takes, in bytes.
+    pub(super) result: Result<u64, String>,
 }
 
 impl SnapshotTask {
@@ -43,7 +44,7 @@ impl SnapshotTask {
         (self.meta.clone(), self.restores)
     }
 
-    fn make(&mut self) -> Result<(), String> {
+    fn make(&mut self) -> Result<u64, String> {
         let (snapshots, peer) = (self.past.store.snapshots().clone(), self.past.incarnation);
         let machine = self.target.reach(&mut self.past).map_err(|error: RunError<PastError>| error.to_string())?;
         let mut machine = machine.ok_or("the log has given way to another snapshot")?;
@@ -51,10 +52,12 @@ impl SnapshotTask {
         if !matches!(snapshots.open(peer, self.meta.position), Err(StoreError::SnapshotMissing { .. })) {
             return Err("there is another snapshot of this entry".to_owned());
         }
-        self.past.write_snapshot(&mut machine, &self.meta).map_err(|failure| failure.to_string())?;
+        let written = self.past.write_snapshot(&mut machine, &self.meta);
+        let size_bytes = written.map_err(|failure| failure.to_string())?;
         // Two states at once may not fit.
         drop(machine);
-        self.past.prove_snapshot(&self.meta).map_err(|error| error.to_string())
+        self.past.prove_snapshot(&self.meta).map_err(|error| error.to_string())?;
+        Ok(size_bytes)
     }
 }
 
@@ -75,7 +78,8 @@ impl<E: Into<PastError>> From<E> for SnapshotFailure {
 }
 
 impl HostPast {
-    pub(super) fn write_snapshot(&self, machine: &mut Machine, meta: &SnapshotMeta) -> Result<(), SnapshotFailure> {
+    /// Writes a snapshot of a machine. Returns its size in bytes.
+    pub(super) fn write_snapshot(&self, machine: &mut Machine, meta: &SnapshotMeta) -> Result<u64, SnapshotFailure> {
         let SnapshotHead { meta: _, cluster, backend, chain, host } = machine.snapshot_head(meta.clone());
         let header = SnapshotHeader { cluster, meta: meta.clone(), backend, chain: chain.0, host: host.encode() };
         let mut writer = self.store.snapshots().create(self.incarnation, &header)?;
@@ -93,8 +97,7 @@ impl HostPast {
             (Err(SnapshotError::Sink(_)), Some(error)) => return Err(error.into()),
             (Err(SnapshotError::Sink(reason)), None) => return Err(StartError::Source(reason).into()),
         }
-        writer.finish()?;
-        Ok(())
+        Ok(writer.finish()?.size_bytes)
     }
 
     /// Restores a machine from a snapshot that was written: the log behind a snapshot goes, so one that a backend cannot read

@@ -157,7 +157,7 @@ fn after_a_snapshot_the_machine_is_rebuilt_from_it() {
         let bench = Bench::with_log(&["a", "b"]);
         let mut host = bench.host(isolation);
         let before = host.at();
-        assert!(matches!(take_snapshot_at(&mut host, 3)[..], [HostEvent::SnapshotTaken(_)]));
+        assert!(matches!(take_snapshot_at(&mut host, 3)[..], [HostEvent::SnapshotTaken(..)]));
         // Nothing of the log is left.
         let base = meta(3).position;
         bench.write(Write { snapshot: Some(meta(3)), discard_through: Some(base), ..Write::new(WriteToken(2)) });
@@ -173,7 +173,7 @@ fn a_machine_that_dies_when_its_log_has_given_way_to_a_snapshot_waits_for_that()
     let bench = Bench::with_log(&["a", "b"]);
     let mut other = bench.host(Isolation::Shared);
     let (_, chain) = other.at();
-    assert!(matches!(take_snapshot_at(&mut other, 3)[..], [HostEvent::SnapshotTaken(_)]));
+    assert!(matches!(take_snapshot_at(&mut other, 3)[..], [HostEvent::SnapshotTaken(..)]));
     let mut host = bench.host(Isolation::Shared);
     let base = meta(3).position;
     bench.write(Write { snapshot: Some(meta(3)), discard_through: Some(base), ..Write::new(WriteToken(2)) });
@@ -187,7 +187,10 @@ fn a_machine_that_dies_when_its_log_has_given_way_to_a_snapshot_waits_for_that()
     assert!(matches!(failed[..], [HostEvent::SnapshotFailed(_)]), "{failed:?}");
 
     let restored = host.run(HostJob::Replica(Job::Restore(meta(3))));
-    assert!(matches!(&restored[..], [HostEvent::Restored(_, restored, _)] if *restored == chain), "{restored:?}");
+    assert!(
+        matches!(&restored[..], [HostEvent::Restored { chain: restored, .. }] if *restored == chain),
+        "{restored:?}"
+    );
     assert_eq!(ask(&mut host, &["now"]), [Ok(())]);
 }
 
@@ -240,7 +243,7 @@ fn a_machine_goes_back_to_where_it_was() {
 fn a_snapshot_of_another_cluster_is_not_restored() {
     let mut bench = Bench::with_log(&["a", "b"]);
     let mut host = bench.host(Isolation::Separate);
-    assert!(matches!(take_snapshot_at(&mut host, 3)[..], [HostEvent::SnapshotTaken(_)]));
+    assert!(matches!(take_snapshot_at(&mut host, 3)[..], [HostEvent::SnapshotTaken(..)]));
     bench.genesis.cluster = ClusterId(2);
     let mut host = bench.new_host(Isolation::Separate);
     let stopped = host.run(HostJob::Start(Some(meta(3))));

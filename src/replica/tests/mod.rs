@@ -240,7 +240,7 @@ impl Hands {
                 match job {
                     Job::Apply(Run { entries, .. }) => self.apply(&entries),
                     Job::Rewind(..) => {}
-                    Job::Restore(meta) => self.replica.restored(&meta, chain_at(meta.position.index), vec![]),
+                    Job::Restore(meta) => self.replica.restored(&meta, 0, chain_at(meta.position.index), vec![]),
                     Job::Query(_, queries) => self.answer_queries(queries),
                     Job::Snapshot(meta) | Job::SnapshotAsIs(meta) => self.wanted.push(meta),
                 }
@@ -416,7 +416,7 @@ fn a_restarted_replica_says_nothing_of_its_machine_before_it_knows_the_chain() {
     restored.replay(&write).unwrap();
     let mut replica = Replica::new(ME, raft::Config::default(), settings(), restored, TICK_MS, 7);
     assert_eq!(replica.machine(), (Index::ZERO, HashChain::default()));
-    replica.restored(&meta(2, 9), chain_at(Index(9)), vec![]);
+    replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![]);
     assert_eq!(replica.machine(), (Index(9), chain_at(Index(9))));
     assert_eq!(replica.raft().status().applied, Index(9));
 }

@@ -57,7 +57,7 @@ fn who_differs_from_a_majority_is_told_and_served_a_snapshot() {
     hands.work();
     assert_eq!(hands.snapshots_to(THREE), [], "there is none");
     let meta = hands.wanted.pop().expect("one is wanted soon");
-    hands.replica.snapshot_taken(meta.clone());
+    hands.replica.snapshot_taken(meta.clone(), 0);
     hands.settle();
     assert_eq!(hands.snapshots_to(THREE), [meta.position.index]);
     hands.reports(THREE, report(meta.position.index.0, chain_at(meta.position.index), None));

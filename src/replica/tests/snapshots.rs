@@ -38,7 +38,7 @@ fn a_snapshot_is_due_after_max_log_count_entries_and_not_while_one_is_in_progres
     write_up_to(&mut hands, 3 * EVERY);
     let [first] = &snapshots(&hands)[..] else { panic!("{:?}", hands.jobs) };
     assert_eq!(first.position, LogPosition::new(Term(hands.term()), Index(EVERY)));
-    hands.replica.snapshot_taken(first.clone());
+    hands.replica.snapshot_taken(first.clone(), 0);
     hands.settle();
     let [_, second] = &snapshots(&hands)[..] else { panic!("{:?}", hands.jobs) };
     assert_eq!(second.position.index, Index(3 * EVERY), "the state as it is by now");
@@ -61,7 +61,7 @@ fn a_snapshot_names_the_entry_that_the_machine_has_reached_when_it_is_written() 
 fn a_snapshot_lets_the_log_go() {
     let mut hands = Hands::alone(often());
     write_up_to(&mut hands, EVERY);
-    hands.replica.snapshot_taken(snapshots(&hands)[0].clone());
+    hands.replica.snapshot_taken(snapshots(&hands)[0].clone(), 0);
     hands.settle();
     let restored = hands.disk.restored();
     assert_eq!(restored.snapshot.map(|meta| meta.position.index), Some(Index(EVERY)));
@@ -109,10 +109,81 @@ fn a_snapshot_that_is_done_after_a_newer_one_was_restored_changes_nothing() {
     hands.hear_entries(TWO, 2, (1, 1), entries, 5);
     assert_eq!(snapshots(&hands), [meta(2, 5)]);
     hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 20) });
-    hands.replica.snapshot_taken(meta(2, 5));
+    hands.replica.snapshot_taken(meta(2, 5), 0);
     hands.work();
     assert_eq!(hands.disk.restored().snapshot, Some(meta(2, 20)));
     let entries = (21..=25).map(|index| entry(2, index, Payload::Noop)).collect();
     hands.hear_entries(TWO, 2, (2, 20), entries, 25);
     assert_eq!(snapshots(&hands), [meta(2, 25)], "none is in progress");
+}
+
+/// How much log the entries behind one take.
+fn log_bytes(hands: &Hands, behind: u64) -> u64 {
+    let read = LogRead {
+        purpose: crate::raft::LogReadPurpose::Apply,
+        from: Index(behind + 1),
+        to: hands.last(),
+        max_bytes: usize::MAX,
+    };
+    hands.disk.read(&read).iter().map(|entry| entry.size_bytes() as u64).sum()
+}
+
+/// Writes until one more snapshot was asked for than now. Returns how much log there was behind an entry.
+fn write_until_due(hands: &mut Hands, behind: u64) -> u64 {
+    let before = snapshots(hands).len();
+    while snapshots(hands).len() == before {
+        let next = hands.last().next();
+        write_up_to(hands, next.0);
+    }
+    log_bytes(hands, behind)
+}
+
+#[test]
+fn a_snapshot_waits_until_the_log_has_a_share_of_the_last_ones_size() {
+    let mut hands = Hands::alone(Settings { min_log_percent: 50, ..often() });
+    write_until_due(&mut hands, 0);
+    assert_eq!(hands.last(), Index(EVERY), "the first waits for entries alone");
+    hands.replica.snapshot_taken(snapshots(&hands)[0].clone(), 2000);
+    let entry_bytes = Entry::OVERHEAD_BYTES as u64 + 10;
+    let share = 1000..1000 + entry_bytes;
+    let bytes = write_until_due(&mut hands, EVERY);
+    assert!(share.contains(&bytes), "{bytes}");
+    // What came while it was written counts for the next.
+    let second = hands.last();
+    write_up_to(&mut hands, second.0 + 2);
+    hands.replica.snapshot_taken(snapshots(&hands)[1].clone(), 2000);
+    let bytes = write_until_due(&mut hands, second.0);
+    assert!(share.contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn a_snapshot_that_failed_is_not_put_off_by_its_share() {
+    let mut hands = Hands::alone(Settings { min_log_percent: 50, ..often() });
+    write_until_due(&mut hands, 0);
+    hands.replica.snapshot_taken(snapshots(&hands)[0].clone(), 2000);
+    write_until_due(&mut hands, EVERY);
+    let failed = hands.last();
+    hands.replica.snapshot_failed();
+    write_until_due(&mut hands, EVERY);
+    assert_eq!(hands.last(), Index(failed.0 + EVERY));
+}
+
+#[test]
+fn the_size_of_a_restored_snapshot_counts_and_not_that_of_one_it_came_before() {
+    let mut hands = Hands::new(3, Settings { min_log_percent: 100, ..often() }, values());
+    let noops = |from: u64, to: u64| (from..=to).map(|index| entry(2, index, Payload::Noop)).collect::<Vec<_>>();
+    hands.hear_entries(TWO, 2, (1, 1), noops(2, 5), 5);
+    hands.hear_quietly(TWO, 2, Message::Snapshot { meta: meta(2, 20) });
+    let size_bytes = 7 * Entry::OVERHEAD_BYTES as u64;
+    // Nothing is due before it is known how large it is.
+    hands.hear_entries(TWO, 2, (2, 20), noops(21, 25), 25);
+    assert_eq!(snapshots(&hands), [meta(2, 5)]);
+    hands.jobs.clear();
+    hands.replica.restored(&meta(2, 20), size_bytes, chain_at(Index(20)), vec![]);
+    hands.replica.snapshot_taken(meta(2, 5), 0);
+    hands.apply(&noops(21, 25));
+    hands.hear_entries(TWO, 2, (2, 25), noops(26, 26), 26);
+    assert_eq!(snapshots(&hands), []);
+    hands.hear_entries(TWO, 2, (2, 26), noops(27, 27), 27);
+    assert_eq!(snapshots(&hands), [meta(2, 27)]);
 }

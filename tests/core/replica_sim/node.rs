@@ -38,11 +38,18 @@ enum Report {
     Persisted(WriteToken, Option<LogPosition>),
     Applied(Vec<Applied>),
     Died(Died),
-    Restored(SnapshotMeta, HashChain, Vec<(SessionId, SessionTerms)>),
+    Restored { meta: SnapshotMeta, size_bytes: u64, chain: HashChain, sessions: Vec<(SessionId, SessionTerms)> },
     Answered(Vec<QueryAnswer>),
     Declined(Vec<Query>),
-    SnapshotTaken(SnapshotMeta),
+    SnapshotTaken(SnapshotMeta, u64),
     SnapshotFailed,
+}
+
+impl Report {
+    fn restored(meta: &SnapshotMeta, file: &File, machine: &Machine) -> Self {
+        let (chain, sessions) = (machine.chain(), machine.sessions());
+        Self::Restored { meta: meta.clone(), size_bytes: file.size_bytes(), chain, sessions }
+    }
 }
 
 /// What a job has done, for those who watch.
@@ -109,7 +116,7 @@ impl Node {
             Some(file) => file.open(&factory),
             None => Machine::start(plan.genesis.clone(), &factory).expect("numbers start"),
         };
-        let start = snapshot.clone().map(|meta| Report::Restored(meta, machine.chain(), machine.sessions()));
+        let start = snapshot.as_ref().zip(file).map(|(meta, file)| Report::restored(meta, file, &machine));
         Self {
             id,
             replica: Replica::new(id, plan.config.clone(), plan.genesis.settings, restored, STEP_MS, seed),
@@ -166,6 +173,14 @@ impl Node {
         self.jobs.is_empty() && self.reports.is_empty() && !is_cursed
     }
 
+    /// Whether a snapshot should have been taken: there was enough of a log, and room for one that failed.
+    pub fn is_snapshot_overdue(&self, log_bytes: u64) -> bool {
+        let (status, settings) = (self.replica.raft().status(), &self.plan.genesis.settings);
+        let since_last = status.applied.0 - status.snapshot.index.0;
+        let size_bytes = self.files.get(&status.snapshot).map_or(0, File::size_bytes);
+        since_last >= settings.max_log_count && log_bytes * 100 >= size_bytes * settings.min_log_percent
+    }
+
     /// The last entry that the machine has applied.
     pub fn applied(&self) -> Index {
         self.runner.applied()
@@ -184,7 +199,7 @@ impl Node {
                 let file = &self.files[&meta.position];
                 let machine = file.open(&self.factory);
                 self.is_machine_wrong = file.is_wrong;
-                let report = Report::Restored(meta.clone(), machine.chain(), machine.sessions());
+                let report = Report::restored(&meta, file, &machine);
                 self.runner = Runner::new(machine);
                 self.snapshot = Some(meta.clone());
                 (report, Done::Restored(meta))
@@ -208,10 +223,12 @@ impl Node {
                 Some(machine) if !snapshots_fail && machine.applied() == meta.position => {
                     // What is still to go wrong is right so far.
                     let is_wrong = self.is_machine_wrong && !self.factory.is_cursed.load(Ordering::Relaxed);
-                    self.files.insert(meta.position, File::write(&meta, machine, is_wrong));
+                    let file = File::write(&meta, machine, is_wrong);
+                    let size_bytes = file.size_bytes();
+                    self.files.insert(meta.position, file);
                     self.runner.snapshot_taken(meta.position.index);
                     self.snapshot = Some(meta.clone());
-                    (Report::SnapshotTaken(meta), Done::SnapshotTaken)
+                    (Report::SnapshotTaken(meta, size_bytes), Done::SnapshotTaken)
                 }
                 _ => (Report::SnapshotFailed, Done::SnapshotFailed),
             },
@@ -271,7 +288,7 @@ impl Node {
     /// Tells the replica the oldest report.
     pub fn report_one(&mut self) {
         let Some(report) = self.reports.pop_front() else { return };
-        if matches!(report, Report::SnapshotTaken(_) | Report::SnapshotFailed) {
+        if matches!(report, Report::SnapshotTaken(..) | Report::SnapshotFailed) {
             self.snapshot_in_progress = false;
         }
         match report {
@@ -286,10 +303,10 @@ impl Node {
             Report::Applied(applied) => self.replica.applied(applied),
             Report::Died(died) => self.replica.died(died),
             Report::Declined(queries) => self.replica.declined(queries),
-            Report::Restored(meta, chain, sessions) => {
+            Report::Restored { meta, size_bytes, chain, sessions } => {
                 self.is_wrong = self.is_machine_wrong;
                 self.knows_changes_after = meta.position.index;
-                self.replica.restored(&meta, chain, sessions);
+                self.replica.restored(&meta, size_bytes, chain, sessions);
                 // Nobody tells what a snapshot has taken the place of.
                 self.untold = self.untold.split_off(&meta.position.index.next());
             }
@@ -303,7 +320,7 @@ impl Node {
                 }
                 self.replica.answered(answers);
             }
-            Report::SnapshotTaken(meta) => self.replica.snapshot_taken(meta),
+            Report::SnapshotTaken(meta, size_bytes) => self.replica.snapshot_taken(meta, size_bytes),
             Report::SnapshotFailed => self.replica.snapshot_failed(),
         }
     }
@@ -346,6 +363,11 @@ impl File {
         let mut head = machine.snapshot_head(meta.clone());
         head.host = HostPart::decode(&head.host.encode()).expect("a host part as it was written");
         Self { is_wrong, head, chunks }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        let chunks = self.chunks.iter().map(Bytes::len).sum::<usize>();
+        (self.head.host.encode().len() + chunks) as u64
     }
 
     fn open(&self, factory: &NumbersFactory) -> Machine {

@@ -82,6 +82,12 @@ impl Witness {
         self.record(index).entry.term
     }
 
+    /// What the entries behind one take in a log, in bytes.
+    pub fn log_bytes_behind(&self, index: Index) -> u64 {
+        let records = self.records.iter().filter(|record| record.entry.index > index);
+        records.map(|record| record.entry.size_bytes() as u64).sum()
+    }
+
     fn chain_at(&self, index: Index) -> HashChain {
         if index == Index::ZERO { HashChain::default() } else { self.record(index).chain }
     }

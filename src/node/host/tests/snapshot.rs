@@ -22,17 +22,20 @@ fn the_machine_goes_on_while_a_snapshot_is_made() {
     bench.append(vec![entry(4, "c")]);
     let made = first.run();
     assert!(
-        matches!(&host.run(HostJob::SnapshotMade(made))[..], [HostEvent::SnapshotTaken(taken)] if *taken == meta(3))
+        matches!(&host.run(HostJob::SnapshotMade(made))[..], [HostEvent::SnapshotTaken(taken, _)] if *taken == meta(3))
     );
 
     // The next one begins with it.
     let base = meta(3).position;
     bench.write(Write { snapshot: Some(meta(3)), discard_through: Some(base), ..Write::new(WriteToken(2)) });
     let events = take_snapshot_at(&mut host, 4);
-    assert!(matches!(&events[..], [HostEvent::SnapshotTaken(taken)] if *taken == meta(4)), "{events:?}");
+    assert!(matches!(&events[..], [HostEvent::SnapshotTaken(taken, _)] if *taken == meta(4)), "{events:?}");
     let chain = host.at().1;
     let restored = bench.new_host(Isolation::Separate).run(HostJob::Start(Some(meta(4))));
-    assert!(matches!(&restored[..], [HostEvent::Restored(_, restored, _)] if *restored == chain), "{restored:?}");
+    assert!(
+        matches!(&restored[..], [HostEvent::Restored { chain: restored, .. }] if *restored == chain),
+        "{restored:?}"
+    );
 }
 
 #[test]
@@ -40,7 +43,7 @@ fn a_snapshot_of_a_state_that_was_replaced_does_not_count() {
     let bench = Bench::with_log(&["a", "b"]);
     let mut host = bench.host(Isolation::Separate);
     let made = begin(&mut host, 3).run();
-    assert!(matches!(host.run(HostJob::Replica(Job::Restore(meta(3))))[..], [HostEvent::Restored(..)]));
+    assert!(matches!(host.run(HostJob::Replica(Job::Restore(meta(3))))[..], [HostEvent::Restored { .. }]));
     assert!(failure(&host.run(HostJob::SnapshotMade(made))).contains("replaced"));
 }
 
@@ -49,7 +52,7 @@ fn a_snapshot_that_was_received_is_not_written_over() {
     let bench = Bench::with_log(&["a", "b"]);
     let mut host = bench.host(Isolation::Separate);
     let task = begin(&mut host, 3);
-    assert!(matches!(take_snapshot_at(&mut bench.host(Isolation::Shared), 3)[..], [HostEvent::SnapshotTaken(_)]));
+    assert!(matches!(take_snapshot_at(&mut bench.host(Isolation::Shared), 3)[..], [HostEvent::SnapshotTaken(..)]));
     assert!(failure(&host.run(HostJob::SnapshotMade(task.run()))).contains("another snapshot"));
 }
 
@@ -66,7 +69,7 @@ fn a_snapshot_whose_machine_comes_to_something_else_is_not_taken() {
     assert!(matches!(host.run(apply(vec![entry(5, "d")]))[..], [HostEvent::Applied(_)]), "the machine goes on");
     // But for a replica that is to get this state, whatever the log says.
     let events = host.run(HostJob::Replica(Job::SnapshotAsIs(meta(5))));
-    assert!(matches!(events[..], [HostEvent::SnapshotTaken(_)]), "{events:?}");
+    assert!(matches!(events[..], [HostEvent::SnapshotTaken(..)]), "{events:?}");
     let restored = bench.new_host(Isolation::Separate).run(HostJob::Start(Some(meta(5))));
-    assert!(matches!(&restored[..], [HostEvent::Restored(_, chain, _)] if *chain == host.at().1), "{restored:?}");
+    assert!(matches!(&restored[..], [HostEvent::Restored { chain, .. }] if *chain == host.at().1), "{restored:?}");
 }

@@ -1,0 +1,126 @@
+//! When a snapshot of the own machine is due.
+//!
+//! One costs as much as the state is large: it is restored twice and written once. So it waits until the log has grown by a
+//! share of the last one's size; then what snapshots cost a write is bounded, however large the state.
+
+use crate::raft::SnapshotMeta;
+use crate::settings::Settings;
+use crate::types::Index;
+
+/// The snapshots of the own machine, and the log since.
+pub(super) struct Snapshots {
+    /// The last entry of the latest, durable or being written.
+    pub(super) at: Index,
+    /// Set if somebody needs a later one than this, soon.
+    pub(super) wanted_after: Option<Index>,
+    /// What the latest durable one takes. None while the machine is being restored from one.
+    size_bytes: Option<u64>,
+    /// How much log there was before that, as [`Feed::log_bytes`](super::feed::Feed::log_bytes) counts.
+    log_bytes: u64,
+    writing: Option<Writing>,
+}
+
+/// Why a snapshot is due.
+pub(super) enum Due {
+    /// The log has grown enough.
+    Log,
+    /// Somebody's state is to be replaced.
+    Wanted,
+}
+
+/// One that is being written.
+struct Writing {
+    /// How much log there was before it.
+    log_bytes: u64,
+    /// It is of a state that was replaced since.
+    is_void: bool,
+}
+
+impl Snapshots {
+    /// Log after which a snapshot is due whatever its size: it must be read when the machine is made again, and has its
+    /// place on the disk.
+    pub(super) const MAX_LOG_BYTES: u64 = 1 << 30;
+
+    /// The machine is to be restored from this one, or begins.
+    pub(super) fn new(latest: Option<&SnapshotMeta>) -> Self {
+        Self {
+            at: latest.map_or(Index::ZERO, |meta| meta.position.index),
+            wanted_after: None,
+            size_bytes: latest.is_none().then_some(0),
+            log_bytes: 0,
+            writing: None,
+        }
+    }
+
+    /// The machine is to be restored from one of elsewhere.
+    pub(super) fn install(&mut self, meta: &SnapshotMeta) {
+        (self.at, self.size_bytes, self.log_bytes) = (meta.position.index, None, 0);
+        self.writing.iter_mut().for_each(|writing| writing.log_bytes = 0);
+    }
+
+    /// The machine is that of a snapshot of this size.
+    pub(super) fn restored(&mut self, size_bytes: u64) {
+        self.size_bytes = Some(size_bytes);
+    }
+
+    /// What is being written does not count any more.
+    pub(super) fn void(&mut self) {
+        self.writing.iter_mut().for_each(|writing| writing.is_void = true);
+    }
+
+    /// Why one of the state after entry `at`, with so much log before it, is to be written now, if it is.
+    pub(super) fn due(&self, at: Index, log_bytes: u64, settings: &Settings) -> Option<Due> {
+        if self.writing.is_some() {
+            return None;
+        }
+        let since_last = at.0 - self.at.0;
+        if self.wanted_after.is_some_and(|after| at > after && since_last > 0) {
+            return Some(Due::Wanted);
+        }
+        (since_last >= settings.max_log_count && self.has_log_for_another(log_bytes, settings)).then_some(Due::Log)
+    }
+
+    fn has_log_for_another(&self, log_bytes: u64, settings: &Settings) -> bool {
+        let Some(size_bytes) = self.size_bytes else { return false };
+        let share_bytes = u128::from(size_bytes) * u128::from(settings.min_log_percent) / 100;
+        u128::from(log_bytes - self.log_bytes) >= share_bytes.min(Self::MAX_LOG_BYTES.into())
+    }
+
+    /// One of the state after entry `at` is being written.
+    pub(super) fn begin(&mut self, at: Index, log_bytes: u64) {
+        self.at = at;
+        self.writing = Some(Writing { log_bytes, is_void: false });
+    }
+
+    /// What was being written is durable. Returns whether it counts.
+    pub(super) fn taken(&mut self, at: Index, size_bytes: u64) -> bool {
+        let Some(Writing { log_bytes, is_void }) = self.writing.take() else { return false };
+        // One from elsewhere may have come meanwhile.
+        if self.at == at && !is_void {
+            (self.size_bytes, self.log_bytes) = (Some(size_bytes), log_bytes);
+        }
+        !is_void
+    }
+
+    /// What was being written could not be. The log since the last one has its share already, so it is tried again after
+    /// `max_log_count` more entries.
+    pub(super) fn failed(&mut self) {
+        self.writing = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_large_a_snapshot_is_the_log_is_bounded() {
+        let settings = Settings { max_log_count: 1, ..Settings::default() };
+        let mut snapshots = Snapshots::new(None);
+        snapshots.begin(Index(1), 100);
+        assert!(snapshots.taken(Index(1), u64::MAX));
+        let is_due = |log_bytes| snapshots.due(Index(2), 100 + log_bytes, &settings).is_some();
+        assert!(!is_due(Snapshots::MAX_LOG_BYTES - 1));
+        assert!(is_due(Snapshots::MAX_LOG_BYTES));
+    }
+}
