@@ -133,7 +133,7 @@ impl Local {
 async fn stop_all(nodes: impl IntoIterator<Item = Node>) -> Result<(), Failure> {
     let mut stops = JoinSet::new();
     for node in nodes {
-        stops.spawn_blocking(move || node.stop());
+        stops.spawn_blocking(move || node.stop_now());
     }
     stops.join_all().await.into_iter().try_for_each(|stopped| Ok(stopped?))
 }

@@ -70,14 +70,16 @@ impl Serve {
     }
 }
 
-/// Has the first SIGINT or SIGTERM stop the node.
+/// Has the first SIGINT or SIGTERM stop the node without a loss to its clients, and the second at once.
 pub(super) fn stop_on_signal(node: &Node) -> Result<(), Failure> {
     let stopper = node.stopper();
     let runtime = runtime()?;
     let mut signals = runtime.block_on(async { Signals::listen() })?;
     let wait = move || {
-        runtime.block_on(signals.received());
-        stopper.stop();
+        for _ in 0..2 {
+            runtime.block_on(signals.received());
+            stopper.stop();
+        }
     };
     let spawned = std::thread::Builder::new().name("zraft-signals".to_owned()).spawn(wait);
     spawned.map(drop).map_err(|error| Failure::failed(format!("the system refused a thread: {error}")))

@@ -143,11 +143,11 @@ impl Client {
         }
     }
 
-    /// Whether the connection to a node has been lost since it was last used: said once for each loss.
+    /// Whether the connection to a node has been lost since it was last used, or the node has said that it goes: told once for
+    /// each connection.
     pub(super) fn has_lost(&self, node: &NodeAddr) -> bool {
         let mut connections = self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_closed = |slot: &Arc<OnceCell<Connection>>| slot.get().is_some_and(Connection::is_closed);
-        let has_lost = connections.get(node).is_some_and(is_closed);
+        let has_lost = connections.get(node).is_some_and(|slot| is_of_no_use(slot));
         if has_lost {
             connections.remove(node);
         }
@@ -158,11 +158,16 @@ impl Client {
     fn slot(&self, node: &NodeAddr) -> Arc<OnceCell<Connection>> {
         let mut connections = self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = connections.entry(node.clone()).or_default();
-        if slot.get().is_some_and(Connection::is_closed) {
+        if is_of_no_use(slot) {
             *slot = Arc::default();
         }
         Arc::clone(slot)
     }
+}
+
+/// Whether the connection is gone, or another is to be asked. What was asked on it goes on.
+fn is_of_no_use(slot: &OnceCell<Connection>) -> bool {
+    slot.get().is_some_and(|connection| connection.is_closed() || connection.was_told_to_go_away())
 }
 
 async fn exchange(connection: &Connection, request: &Request, body: &Bytes) -> Result<Bytes, FrameError> {

@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 use crate::machine::Command;
 use crate::node::backends::Backends;
 use crate::node::config::Isolation;
+use crate::node::departure::{Departure, Doors};
 use crate::node::frames::{ClusterSpec, NodeFrame, PeerFrame, StandingFrame};
 use crate::node::guests::{GuestThreads, Guests};
 use crate::node::host::{HostEvent, HostJob};
@@ -88,8 +89,10 @@ pub(super) enum Event {
     BeginChange { change: PlannedChange, reply: oneshot::Sender<Result<(), RequestError>> },
     /// Which life of which peer is meant, and does it live here?
     Lookup { cluster: ClusterId, incarnation: Incarnation, reply: oneshot::Sender<bool> },
-    /// Stop the node.
+    /// Stop the node, once it has served whom it serves; at once if it was told so before.
     Stop,
+    /// Stop the node at once.
+    StopNow,
 }
 
 /// How the loop ended.
@@ -114,6 +117,7 @@ pub(super) struct Parts {
     pub(super) backends: Arc<Backends>,
     pub(super) isolation: Isolation,
     pub(super) network: Network,
+    pub(super) doors: Doors,
     pub(super) events: mpsc::Sender<Event>,
 }
 
@@ -134,6 +138,8 @@ pub(super) struct Driver {
     pub(super) full_disks: FullDisks,
     /// Cluster starts that wait for the disk.
     pub(super) starting: Vec<Starting>,
+    /// Set once the node is to stop.
+    pub(super) departure: Option<Departure>,
     epoch: Instant,
 }
 
@@ -167,6 +173,7 @@ impl Driver {
             touched: BTreeSet::new(),
             full_disks: FullDisks::default(),
             starting: Vec::new(),
+            departure: None,
             epoch: Instant::now(),
         };
         for (peer, record) in stored {
@@ -194,6 +201,9 @@ impl Driver {
                 while self.carry_out(incarnation) {}
                 self.settle_change(incarnation);
                 self.leave(incarnation);
+            }
+            if self.has_departed() {
+                break Ended::Stopped;
             }
         };
         // Nobody may wait for an event to be taken once nobody takes them.
@@ -286,7 +296,8 @@ impl Driver {
                 let lives_here = self.running(incarnation).is_some_and(|peer| peer.record.genesis.cluster == cluster);
                 let _ = reply.send(lives_here);
             }
-            Event::Stop => return Some(Ended::Stopped),
+            Event::Stop if !self.depart() => {}
+            Event::Stop | Event::StopNow => return Some(Ended::Stopped),
         }
         None
     }

@@ -1,5 +1,6 @@
 //! The way into a node: connections become tasks, frames become events.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::codec;
+use crate::node::departure::Doors;
 use crate::node::driver::Event;
 use crate::node::frames::{BulkReply, BulkRequest, NodeFrame, PeerFrame};
 use crate::node::lifecycle::Lifecycle;
@@ -36,14 +38,16 @@ pub(super) struct Listener {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) lifecycle: Lifecycle,
     pub(super) snapshots: Snapshots,
+    doors: Doors,
     uploads: Arc<Semaphore>,
     handed_on: Arc<Semaphore>,
 }
 
 impl Listener {
-    pub(super) fn new(lifecycle: Lifecycle, snapshots: Snapshots) -> Self {
+    pub(super) fn new(lifecycle: Lifecycle, snapshots: Snapshots, doors: Doors) -> Self {
         let permits = || Arc::new(Semaphore::new(MAX_UPLOADS));
-        Self { events: lifecycle.events.clone(), lifecycle, snapshots, uploads: permits(), handed_on: permits() }
+        let (events, uploads, handed_on) = (lifecycle.events.clone(), permits(), permits());
+        Self { events, lifecycle, snapshots, doors, uploads, handed_on }
     }
 
     /// Serves connections until the endpoint is closed.
@@ -85,10 +89,24 @@ impl Listener {
     }
 
     async fn serve_client(self, identity: &Role, connection: &Connection) {
-        // The transport bounds the streams of a connection, and so these tasks.
-        while let Ok((send, recv)) = connection.accept_bi().await {
-            let (listener, identity) = (self.clone(), identity.clone());
+        let _client = self.doors.client();
+        let mut closing = pin!(self.doors.closing());
+        let mut was_told = false;
+        loop {
+            // The transport bounds the streams of a connection, and so these tasks.
+            let accepted = tokio::select! {
+                accepted = connection.accept_bi() => accepted,
+                () = &mut closing, if !was_told => {
+                    was_told = true;
+                    // Who does not hear it has gone by itself.
+                    let _ = connection.go_away().await;
+                    continue;
+                }
+            };
+            let Ok((send, recv)) = accepted else { return };
+            let (listener, identity, request) = (self.clone(), identity.clone(), self.doors.request());
             tokio::spawn(async move {
+                let _request = request;
                 if let Err(error) = listener.serve_request(&identity, send, recv).await {
                     tracing::debug!(client = %identity, %error, "a request ended early");
                 }

@@ -12,6 +12,7 @@
 mod backends;
 mod change;
 mod config;
+mod departure;
 mod driver;
 mod frames;
 mod guests;
@@ -45,6 +46,7 @@ use crate::transport::{Endpoint, EndpointOptions, Limits, Role, TransportError};
 use crate::types::NodeAddr;
 use crate::wasm::{Wasm, WasmError};
 use backends::Backends;
+use departure::Doors;
 use driver::{Driver, Ended, Event, MAX_EVENTS, Parts};
 use guests::Guests;
 use lifecycle::Lifecycle;
@@ -156,12 +158,21 @@ impl Node {
         self.thread.join().map_err(|_| NodeError::Panicked)?
     }
 
-    /// Stops the node and waits for the end of it. What was acknowledged is durable already.
+    /// Stops the node as [`Stopper::stop`] does and waits for the end of it.
     ///
     /// # Errors
     /// [`NodeError`] when the node had failed before.
     pub fn stop(self) -> Result<(), NodeError> {
         self.stopper().stop();
+        self.wait()
+    }
+
+    /// Stops the node as [`Stopper::stop_now`] does and waits for the end of it.
+    ///
+    /// # Errors
+    /// [`NodeError`] when the node had failed before.
+    pub fn stop_now(self) -> Result<(), NodeError> {
+        self.stopper().stop_now();
         self.wait()
     }
 }
@@ -173,10 +184,17 @@ pub struct Stopper {
 }
 
 impl Stopper {
-    /// Has the node stop. Must not be called from async code.
+    /// Has the node stop without a loss to anybody: it hands leadership over, sends clients elsewhere, and answers what it was
+    /// asked, for up to five seconds. The second time it stops at once. Must not be called from async code.
     pub fn stop(&self) {
         // A node that takes no more events has stopped.
         let _ = self.events.blocking_send(Event::Stop);
+    }
+
+    /// Has the node stop at once. What was acknowledged is durable already; others find out that it is gone. Must not be
+    /// called from async code.
+    pub fn stop_now(&self) {
+        let _ = self.events.blocking_send(Event::StopNow);
     }
 }
 
@@ -229,7 +247,8 @@ async fn run(
         backends: Arc::clone(&backends),
         preparing: Arc::new(Semaphore::new(1)),
     };
-    let listener = Listener::new(lifecycle, store.snapshots());
+    let doors = Doors::new();
+    let listener = Listener::new(lifecycle, store.snapshots(), doors.clone());
     let watching = space::watch(store.clone(), tuning.min_free_bytes, events.clone());
     let driver = Driver::new(
         Parts {
@@ -243,6 +262,7 @@ async fn run(
             backends,
             isolation: tuning.isolation,
             network: Network::new(endpoint),
+            doors,
             events,
         },
         peers,

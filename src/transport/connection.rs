@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use quinn::VarInt;
@@ -54,12 +57,14 @@ pub struct Connection {
     quic: quinn::Connection,
     identity: Arc<Role>,
     protocol: Protocol,
+    was_told_to_go: Arc<AtomicBool>,
     _slot: Option<Arc<Slot>>,
 }
 
 impl Connection {
     pub(super) fn new(quic: quinn::Connection, identity: Role, protocol: Protocol, slot: Option<Slot>) -> Self {
-        Self { quic, identity: Arc::new(identity), protocol, _slot: slot.map(Arc::new) }
+        let was_told_to_go = Arc::default();
+        Self { quic, identity: Arc::new(identity), protocol, was_told_to_go, _slot: slot.map(Arc::new) }
     }
 
     /// Who the other side is, by its certificate.
@@ -117,6 +122,28 @@ impl Connection {
     /// [`ConnectionLost`].
     pub async fn accept_uni(&self) -> Result<RecvStream, ConnectionLost> {
         Ok(self.quic.accept_uni().await?)
+    }
+
+    /// Tells a client to ask somebody else from now on, as GOAWAY does in RFC 9114 section 5.2. What it has asked before may
+    /// go on. An empty stream in one direction says so: there are no others from the side that accepted, but the welcome.
+    ///
+    /// # Errors
+    /// [`ConnectionLost`].
+    pub async fn go_away(&self) -> Result<(), ConnectionLost> {
+        let mut stream = self.quic.open_uni().await?;
+        // A stream that was stopped has been seen.
+        let _ = stream.finish();
+        Ok(())
+    }
+
+    /// Whether the node on the other side has said [`go_away`](Self::go_away).
+    #[must_use]
+    pub fn was_told_to_go_away(&self) -> bool {
+        let accepted = pin!(self.quic.accept_uni()).poll(&mut Context::from_waker(Waker::noop()));
+        if matches!(accepted, Poll::Ready(Ok(_))) {
+            self.was_told_to_go.store(true, Ordering::Relaxed);
+        }
+        self.was_told_to_go.load(Ordering::Relaxed)
     }
 
     /// Closes the connection at once, with all its streams. What is not acknowledged yet may be lost.

@@ -5,6 +5,7 @@ mod backend_check;
 mod bundled;
 mod crashes;
 mod creation;
+mod departure;
 mod faults;
 mod full_disk;
 mod harness;
