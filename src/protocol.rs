@@ -81,6 +81,23 @@ pub enum Request {
         /// How long the node lets the request wait, in milliseconds.
         timeout_ms: u64,
     },
+    /// Delete the cluster with all its data. Only the leader does, unless it is forced; another peer answers
+    /// [`RequestError::NotLeader`].
+    Delete {
+        /// The peer's name on the node.
+        peer: String,
+        /// Any peer does, with what it knows of the others, and though some cannot be told.
+        is_forced: bool,
+    },
+    /// Hand leadership over. Only the leader does; another peer answers [`RequestError::NotLeader`].
+    Transfer {
+        /// The peer's name on the node.
+        peer: String,
+        /// To whom; without a name, to the voter on another node that has most of the log.
+        to: Option<PeerId>,
+        /// How long the node lets the request wait, in milliseconds.
+        timeout_ms: u64,
+    },
 }
 
 /// A cluster to be created.
@@ -124,6 +141,13 @@ pub enum Reply {
     Members(Membership),
     /// The cluster's peers are those that were asked for.
     MembersChanged,
+    /// The cluster is no more.
+    Deleted,
+    /// Leadership was handed over.
+    Transferred {
+        /// Who leads now.
+        leader: PeerId,
+    },
     /// The request failed.
     Failed(RequestError),
 }
@@ -207,6 +231,26 @@ pub enum RequestError {
     /// The peers of a cluster were not changed, or are not known to be.
     #[error(transparent)]
     NotChanged(ChangeRefusal),
+    /// A cluster was not deleted, because some of its peers could not be told. Nothing was changed.
+    #[error("the cluster was not deleted, nothing of it was: {}", format_failures(failures))]
+    NotDeleted {
+        /// Every peer that could not be told, with the reason.
+        failures: Vec<PeerFailure>,
+    },
+    /// A cluster was deleted but for some of its peers. They may be deleted by force once their nodes are back.
+    #[error("the cluster was deleted but for some of its peers: {}", format_failures(failures))]
+    PartlyDeleted {
+        /// Every peer that is left, with the reason.
+        failures: Vec<PeerFailure>,
+    },
+    /// Leadership was not handed over, or not to the one that was to have it.
+    #[error("leadership was not handed to {to}: {reason}")]
+    NotTransferred {
+        /// Who was to have it.
+        to: PeerId,
+        /// Why it has it not.
+        reason: String,
+    },
     /// A session can be used only by the client that opened it.
     #[error("the session was opened by another client, or with another secret")]
     NotYourSession,

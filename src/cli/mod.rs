@@ -8,6 +8,7 @@ mod data;
 mod demo;
 mod dev;
 mod kv;
+mod lifecycle;
 mod local;
 mod members;
 mod output;
@@ -56,6 +57,12 @@ enum Command {
     Status(cluster::Status),
     /// Show the peers of a cluster, or change them.
     Members(members::Members),
+    /// Show which clusters live on nodes.
+    List(lifecycle::List),
+    /// Have leadership of a cluster handed to another peer.
+    Transfer(lifecycle::Transfer),
+    /// Delete a cluster with all its data.
+    Delete(lifecycle::Delete),
     /// Have a cluster apply a command.
     Write(data::Write),
     /// Have a cluster answer a query.
@@ -83,6 +90,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Create(create) => create.run(output),
         Command::Status(status) => status.run(output),
         Command::Members(members) => members.run(output),
+        Command::List(list) => list.run(output),
+        Command::Transfer(transfer) => transfer.run(output),
+        Command::Delete(delete) => delete.run(output),
         Command::Write(write) => write.run(output),
         Command::Query(query) => query.run(output),
         Command::Session(session) => session.run(output),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::client::{CallError, Client, SessionError};
+use crate::client::{CallError, Client, MembershipError, SessionError};
 use crate::protocol::{NodeStatus, Reply, Request, RequestError};
 use crate::types::{NodeAddr, PeerId};
 
@@ -29,5 +29,53 @@ impl Client {
         let found = status.peers.into_iter().find(|status| status.peer.name() == peer.name());
         let no_such_peer = || RequestError::NoSuchPeer { name: peer.name().to_owned(), node: peer.node().clone() };
         Ok(found.ok_or_else(|| SessionError::Failed(no_such_peer()))?.members)
+    }
+
+    /// Has leadership of a cluster handed to a peer, or without a name to the one on another node that has most of the log;
+    /// `peer` is any of them. Returns who leads then. Needs an admin certificate.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; with [`RequestError::NotTransferred`] somebody else leads, or will.
+    pub async fn transfer(
+        &self,
+        peer: &PeerId,
+        to: Option<&PeerId>,
+        timeout: Duration,
+    ) -> Result<PeerId, MembershipError> {
+        let request =
+            |peer: &PeerId, timeout_ms| Request::Transfer { peer: peer.name().to_owned(), to: to.cloned(), timeout_ms };
+        match self.ask_leader(peer, request, timeout, true).await? {
+            (_, Reply::Transferred { leader }) => Ok(leader),
+            (leader, _) => Err(MembershipError::Unknown(CallError::Mismatched { node: leader.node().clone() })),
+        }
+    }
+
+    /// Deletes a cluster with all its data; `peer` is any of its peers. Where a node of the cluster cannot be reached nothing
+    /// is deleted. Needs an admin certificate.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; with [`RequestError::PartlyDeleted`] some of its peers are left.
+    pub async fn delete(&self, peer: &PeerId, timeout: Duration) -> Result<(), MembershipError> {
+        let request = |peer: &PeerId, _| Request::Delete { peer: peer.name().to_owned(), is_forced: false };
+        match self.ask_leader(peer, request, timeout, true).await? {
+            (_, Reply::Deleted) => Ok(()),
+            (leader, _) => Err(MembershipError::Unknown(CallError::Mismatched { node: leader.node().clone() })),
+        }
+    }
+
+    /// Deletes what is left of a cluster, as far as this peer of it knows the others and they can be told: for one that has
+    /// lost its majority, or was deleted in part. Needs an admin certificate.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; with [`RequestError::PartlyDeleted`] some of its peers are left.
+    pub async fn delete_by_force(&self, peer: &PeerId, timeout: Duration) -> Result<(), MembershipError> {
+        let request = Request::Delete { peer: peer.name().to_owned(), is_forced: true };
+        match self.call(peer.node(), &request, timeout).await {
+            Ok(Reply::Deleted) => Ok(()),
+            Ok(Reply::Failed(error)) => Err(MembershipError::Failed(error)),
+            Ok(_) => Err(MembershipError::Unknown(CallError::Mismatched { node: peer.node().clone() })),
+            Err(error) if error.may_have_arrived() => Err(MembershipError::Unknown(error)),
+            Err(error) => Err(MembershipError::Call(error)),
+        }
     }
 }

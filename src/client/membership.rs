@@ -8,7 +8,7 @@ use crate::client::{CallError, Client, SessionOptions};
 use crate::protocol::{ChangeMembers, ChangeRefusal, Membership, Reply, Request, RequestError};
 use crate::types::PeerId;
 
-/// Why the peers of a cluster are not known, were not changed, or are not known to be changed.
+/// Why a cluster's leader did not do or tell what an operator asked of it, or is not known to have done it.
 #[derive(Debug, thiserror::Error)]
 pub enum MembershipError {
     /// The leader did not change them, or not yet: [`ChangeRefusal`] tells, and whether the change has begun.
@@ -22,8 +22,8 @@ pub enum MembershipError {
         /// What the last attempt failed of.
         last: String,
     },
-    /// The leader was lost while it had the request: the peers may have been changed, or may yet be. Ask for them.
-    #[error("it is not known whether the peers were changed: {0}")]
+    /// The leader was lost while it had the request: what was asked may have been done, or may yet be. Ask how it stands.
+    #[error("it is not known whether that was done: {0}")]
     Unknown(CallError),
     /// The cluster said no, and would say it again. Nothing was changed.
     #[error(transparent)]
@@ -77,7 +77,7 @@ impl Client {
     }
 
     /// Asks a peer, and then whom it takes for the leader, until a leader has answered or time is up.
-    async fn ask_leader(
+    pub(super) async fn ask_leader(
         &self,
         peer: &PeerId,
         request: impl Fn(&PeerId, u64) -> Request,

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::node::driver::Driver;
 use crate::node::hosting::HostedPeer;
+use crate::node::transfer::heirs;
 use crate::types::{Incarnation, NodeAddr};
 
 /// How long a node that goes waits for others, in milliseconds: who leads a cluster without a majority steps down meanwhile.
@@ -111,7 +112,8 @@ impl Driver {
             if raft.transferring_to().is_none()
                 && let Some(to) = departure.successor(*incarnation, peer, &self.parts.node)
             {
-                peer.replica.transfer(to);
+                // Another is asked at the next tick.
+                let _ = peer.replica.transfer(to);
                 self.touched.insert(*incarnation);
             }
         }
@@ -136,17 +138,12 @@ impl Departure {
     /// Whom to hand leadership to: the voter elsewhere that has most of the log, of those that were not asked; if all were, all
     /// are asked anew.
     fn successor(&mut self, this: Incarnation, peer: &HostedPeer, node: &NodeAddr) -> Option<Incarnation> {
-        let raft = peer.replica.raft();
+        let heirs = heirs(peer.replica.raft(), node);
         let asked = self.asked.entry(this).or_default();
-        let is_elsewhere =
-            |other: &Incarnation| raft.configuration().voters.get(other).is_some_and(|peer| peer.node() != node);
-        let followers = raft.status().followers;
-        let fit = || followers.iter().filter(|follower| is_elsewhere(&follower.id));
-        if fit().all(|follower| asked.contains(&follower.id)) {
+        if heirs.iter().all(|heir| asked.contains(heir)) {
             asked.clear();
         }
-        let fresh = fit().filter(|follower| !asked.contains(&follower.id));
-        let to = fresh.max_by_key(|follower| follower.matched)?.id;
+        let to = heirs.into_iter().find(|heir| !asked.contains(heir))?;
         asked.insert(to);
         Some(to)
     }

@@ -32,7 +32,7 @@ use crate::protocol::{
 use crate::raft::{self, Entry, Envelope, LogRead, Message, WriteToken};
 use crate::replica::{Answer, Effects, LinkId, Now, PeerMessage, Ticket};
 use crate::store::{Completion, Store, StoreError, StoredPeer};
-use crate::types::{ClusterId, Incarnation, LogPosition, NodeAddr};
+use crate::types::{ClusterId, Incarnation, LogPosition, NodeAddr, PeerId};
 
 /// Events that wait for the loop. Who brings more has to wait.
 pub(super) const MAX_EVENTS: usize = 4096;
@@ -87,6 +87,10 @@ pub(super) enum Event {
     PlanChange { peer: String, change: ChangeMembers, reply: oneshot::Sender<Result<Plan, RequestError>> },
     /// Change the peers of a cluster as planned.
     BeginChange { change: PlannedChange, reply: oneshot::Sender<Result<(), RequestError>> },
+    /// Which peers are to be forgotten, if a cluster is to be deleted?
+    PlanRemoval { peer: String, is_forced: bool, reply: oneshot::Sender<Result<ClusterSpec, RequestError>> },
+    /// Have leadership handed over.
+    Transfer { peer: String, to: Option<PeerId>, timeout_ms: u64, reply: oneshot::Sender<Result<PeerId, RequestError>> },
     /// Which life of which peer is meant, and does it live here?
     Lookup { cluster: ClusterId, incarnation: Incarnation, reply: oneshot::Sender<bool> },
     /// Stop the node, once it has served whom it serves; at once if it was told so before.
@@ -200,6 +204,7 @@ impl Driver {
             for incarnation in std::mem::take(&mut self.touched) {
                 while self.carry_out(incarnation) {}
                 self.settle_change(incarnation);
+                self.settle_transfer(incarnation);
                 self.leave(incarnation);
             }
             if self.has_departed() {
@@ -241,7 +246,8 @@ impl Driver {
         for (incarnation, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.stopped.is_none()) {
             peer.replica.tick(now);
             if let Some(successor) = self.full_disks.successor(&self.parts.node, peer.replica.raft()) {
-                peer.replica.transfer(successor);
+                // It is asked again at the next tick.
+                let _ = peer.replica.transfer(successor);
             }
             self.touched.insert(*incarnation);
         }
@@ -292,6 +298,8 @@ impl Driver {
             Event::Members { peer, reply } => drop(reply.send(self.membership(&peer))),
             Event::PlanChange { peer, change, reply } => drop(reply.send(self.plan_change(&peer, &change))),
             Event::BeginChange { change, reply } => self.begin_change(change, reply),
+            Event::PlanRemoval { peer, is_forced, reply } => drop(reply.send(self.plan_removal(&peer, is_forced))),
+            Event::Transfer { peer, to, timeout_ms, reply } => self.transfer(&peer, to, timeout_ms, reply),
             Event::Lookup { cluster, incarnation, reply } => {
                 let lives_here = self.running(incarnation).is_some_and(|peer| peer.record.genesis.cluster == cluster);
                 let _ = reply.send(lives_here);

@@ -11,6 +11,7 @@ use crate::node::host::{Host, HostJob};
 use crate::node::lifecycle::PeerRecord;
 use crate::node::members::ChangeUnderWay;
 use crate::node::standing::Company;
+use crate::node::transfer::WaitingTransfer;
 use crate::protocol::{NodeStatus, PeerFailure, PeerStatus, RequestError};
 use crate::raft::{Restored, WriteToken};
 use crate::replica::Replica;
@@ -32,6 +33,8 @@ pub(super) struct HostedPeer {
     pub(super) company: Company,
     /// The change of the cluster's peers that this peer was asked for.
     pub(super) change: ChangeUnderWay,
+    /// Somebody who has asked for leadership to be handed over.
+    pub(super) transfer: Option<WaitingTransfer>,
 }
 
 /// A cluster whose peers here are being made durable. They live from then on.
@@ -58,7 +61,16 @@ impl Driver {
         let durable = WriteToken::default();
         let company = Company::new(record.introduction.as_ref());
         let change = ChangeUnderWay::default();
-        let peer = HostedPeer { record, replica, stopped: None, snapshot_write: None, durable, company, change };
+        let peer = HostedPeer {
+            record,
+            replica,
+            stopped: None,
+            snapshot_write: None,
+            durable,
+            company,
+            change,
+            transfer: None,
+        };
         self.peers.insert(incarnation, peer);
         self.touched.insert(incarnation);
     }

@@ -191,9 +191,10 @@ impl Lifecycle {
         self.on_all_nodes(spec, &BulkRequest::Start(id), Bytes::new()).await
     }
 
-    /// Has all nodes forget peers. What a node that cannot be told has prepared, it drops by itself after a while.
-    pub(super) async fn discard_peers(&self, spec: &ClusterSpec) {
-        self.on_all_nodes(spec, &BulkRequest::Discard(spec.incarnations()), Bytes::new()).await;
+    /// Has all nodes forget peers, and returns those whose node could not be told. What it has prepared, it drops by itself
+    /// after a while.
+    pub(super) async fn discard_peers(&self, spec: &ClusterSpec) -> Vec<PeerFailure> {
+        self.on_all_nodes(spec, &BulkRequest::Discard(spec.incarnations()), Bytes::new()).await
     }
 
     fn specify(&self, request: CreateCluster) -> Result<ClusterSpec, RequestError> {
@@ -228,7 +229,12 @@ impl Lifecycle {
     }
 
     /// Asks all nodes of these peers at once. The failures come in the order of the peers.
-    async fn on_all_nodes(&self, spec: &ClusterSpec, request: &BulkRequest, body: Bytes) -> Vec<PeerFailure> {
+    pub(super) async fn on_all_nodes(
+        &self,
+        spec: &ClusterSpec,
+        request: &BulkRequest,
+        body: Bytes,
+    ) -> Vec<PeerFailure> {
         let mut calls = JoinSet::new();
         for node in spec.nodes() {
             let (this, spec, request, body) = (self.clone(), spec.clone(), request.clone(), body.clone());

@@ -160,7 +160,9 @@ impl Listener {
                 self.ask(|reply| Event::Query { peer, request, timeout_ms, reply }).await
             }
             Request::Status => self.ask(|reply| Event::Status { reply }).await.map(Reply::Status),
-            Request::Create(_) | Request::ChangeMembers { .. } if !matches!(identity, Role::Admin(_)) => {
+            Request::Create(_) | Request::ChangeMembers { .. } | Request::Delete { .. } | Request::Transfer { .. }
+                if !matches!(identity, Role::Admin(_)) =>
+            {
                 Err(RequestError::PermissionDenied { identity: identity.to_string() })
             }
             Request::Create(create) => self.create(create, reader).await?,
@@ -175,6 +177,17 @@ impl Listener {
                 let changing = tokio::spawn(async move { lifecycle.change_members(peer, change, timeout).await });
                 let changed = changing.await.unwrap_or(Err(RequestError::Stopping));
                 changed.map(|()| Reply::MembersChanged)
+            }
+            Request::Delete { peer, is_forced } => {
+                // If the client goes away meanwhile, what was begun is still ended.
+                let lifecycle = self.lifecycle.clone();
+                let deleting = tokio::spawn(async move { lifecycle.delete(peer, is_forced).await });
+                deleting.await.unwrap_or(Err(RequestError::Stopping)).map(|()| Reply::Deleted)
+            }
+            Request::Transfer { peer, to, timeout_ms } => {
+                let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
+                let transferred = self.ask(|reply| Event::Transfer { peer, to, timeout_ms, reply }).await;
+                transferred.and_then(|leader| leader).map(|leader| Reply::Transferred { leader })
             }
             Request::Session { .. } => Err(invalid("a session has a stream of its own".to_owned())),
         };

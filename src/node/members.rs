@@ -147,10 +147,14 @@ impl Driver {
         peer.plan(leader, change).map_err(RequestError::NotChanged)
     }
 
-    fn leader_named(&mut self, name: &str) -> Result<(Incarnation, &mut HostedPeer), RequestError> {
+    pub(super) fn peer_named(&mut self, name: &str) -> Result<(Incarnation, &mut HostedPeer), RequestError> {
         let no_such_peer = || RequestError::NoSuchPeer { name: name.to_owned(), node: self.parts.node.clone() };
         let incarnation = *self.names.get(name).ok_or_else(no_such_peer)?;
-        let peer = self.peers.get_mut(&incarnation).ok_or_else(no_such_peer)?;
+        Ok((incarnation, self.peers.get_mut(&incarnation).ok_or_else(no_such_peer)?))
+    }
+
+    pub(super) fn leader_named(&mut self, name: &str) -> Result<(Incarnation, &mut HostedPeer), RequestError> {
+        let (incarnation, peer) = self.peer_named(name)?;
         if let Some(reason) = &peer.stopped {
             return Err(RequestError::PeerStopped { reason: reason.clone() });
         }

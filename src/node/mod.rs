@@ -24,8 +24,10 @@ mod links;
 mod listener;
 mod members;
 mod network;
+mod removal;
 mod space;
 mod standing;
+mod transfer;
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;

@@ -334,7 +334,8 @@ impl Replica {
                 // Whoever does not take over, and is still there, says again that it has passed.
                 match passed.pop_first() {
                     Some(able) => {
-                        self.transfer(able);
+                        // It is asked again as long as this one leads.
+                        let _ = self.transfer(able);
                         None
                     }
                     None => Some(fault.clone()).filter(|_| has_quorum),

@@ -34,7 +34,8 @@ use bytes::Bytes;
 use crate::machine::{Applied, BackendAnswer, BackendReply, HashChain, Outcome, Run, SessionTerms};
 use crate::protocol::{CommandError, RequestError, SessionEvent, TriggerId};
 use crate::raft::{
-    self, Entry, Envelope, LogRead, MembershipError, Raft, Restored, SnapshotMeta, SoftState, Write, WriteToken,
+    self, Entry, Envelope, LogRead, MembershipError, Raft, Restored, SnapshotMeta, SoftState, TransferError, Write,
+    WriteToken,
 };
 use crate::settings::Settings;
 use crate::types::{Incarnation, Index, PeerId, SessionId};
@@ -386,11 +387,12 @@ impl Replica {
         self.raft.snapshot_sent(to, ok);
     }
 
-    /// Has a leader hand leadership to another voter. Nothing happens where that cannot be, or is under way.
-    pub fn transfer(&mut self, to: Incarnation) {
-        if let Err(error) = self.raft.transfer(to) {
-            tracing::debug!(%to, %error, "leadership stays");
-        }
+    /// Has a leader hand leadership to another voter: see [`Raft::transfer`].
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub fn transfer(&mut self, to: Incarnation) -> Result<(), TransferError> {
+        self.raft.transfer(to)
     }
 
     /// Has a leader begin to change the voters to exactly these, or withdraw a change: see

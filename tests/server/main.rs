@@ -11,6 +11,7 @@ mod full_disk;
 mod harness;
 mod hostile;
 mod idle;
+mod lifecycle;
 mod membership;
 mod security;
 mod sessions;

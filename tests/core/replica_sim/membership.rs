@@ -51,7 +51,7 @@ impl Sim {
     pub(super) fn transfer(&mut self) {
         let Some(leader) = self.leaders().into_iter().choose(&mut self.rng) else { return };
         let to = self.any_node();
-        self.replica(leader).transfer(to);
+        let _ = self.replica(leader).transfer(to);
         if self.nodes[&leader].replica.raft().transferring_to() == Some(to) {
             self.count("transfer");
         }
