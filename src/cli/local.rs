@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use crate::cli::cert;
+use crate::cli::cert::{self, Present};
 use crate::cli::cluster::BUNDLED_KV;
 use crate::cli::output::Failure;
 use crate::client::{Client, NewCluster};
@@ -71,7 +71,7 @@ impl Local {
         let files = TlsFiles::in_folder(&certs, &name);
         if !files.cert.exists() {
             let issued = authority(&certs)?.issue_node(node, &[], DAYS);
-            cert::store(&certs, &name, &issued.map_err(|error| Failure::failed(error.to_string()))?)?;
+            cert::store(&certs, &name, &issued.map_err(|error| Failure::failed(error.to_string()))?, Present::Keep)?;
         }
         Ok(files)
     }
@@ -117,7 +117,7 @@ impl Local {
         let files = TlsFiles::in_folder(&certs, ADMIN);
         if !files.cert.exists() {
             let issued = authority(&certs)?.issue_admin(ADMIN, DAYS);
-            cert::store(&certs, ADMIN, &issued.map_err(|error| Failure::failed(error.to_string()))?)?;
+            cert::store(&certs, ADMIN, &issued.map_err(|error| Failure::failed(error.to_string()))?, Present::Keep)?;
         }
         Ok(Client::new(Credentials::load(&files)?)?)
     }
@@ -148,7 +148,7 @@ fn authority(certs: &Path) -> Result<CertificateAuthority, Failure> {
             .map_err(|error| failed(error.to_string()));
     }
     let authority = CertificateAuthority::create("zraft CA", 10 * DAYS).map_err(|error| failed(error.to_string()))?;
-    cert::store(certs, "ca", authority.pem())?;
+    cert::store(certs, "ca", authority.pem(), Present::Keep)?;
     Ok(authority)
 }
 

@@ -96,6 +96,15 @@ impl Client {
         Ok(Self { inner: Arc::new(Inner { endpoint, connections: Mutex::default() }) })
     }
 
+    /// Uses another certificate of the same identity from now on. Connections go on; those to nodes that it does not trust are
+    /// closed.
+    ///
+    /// # Errors
+    /// [`TransportError::OtherIdentity`], [`TransportError::Tls`]; the former certificate stays in use then.
+    pub fn renew(&self, credentials: Credentials) -> Result<(), TransportError> {
+        self.inner.endpoint.renew(credentials).map(drop)
+    }
+
     /// Sends one request and waits for its answer.
     ///
     /// # Errors

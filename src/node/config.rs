@@ -144,6 +144,8 @@ pub struct Settings {
     pub cert: Option<PathBuf>,
     /// The PEM file with its private key.
     pub key: Option<PathBuf>,
+    /// The PEM file with the certificates that the CA has revoked.
+    pub crl: Option<PathBuf>,
     /// See [`Tuning::election_timeout_ms`].
     pub election_timeout_ms: Option<u64>,
     /// See [`Tuning::guest_threads`].
@@ -180,6 +182,7 @@ impl Settings {
             &mut settings.ca,
             &mut settings.cert,
             &mut settings.key,
+            &mut settings.crl,
         ];
         for path in paths.into_iter().flatten() {
             *path = folder.join(&*path);
@@ -198,6 +201,7 @@ impl Settings {
             ca: self.ca.or(fallback.ca),
             cert: self.cert.or(fallback.cert),
             key: self.key.or(fallback.key),
+            crl: self.crl.or(fallback.crl),
             election_timeout_ms: self.election_timeout_ms.or(fallback.election_timeout_ms),
             guest_threads: self.guest_threads.or(fallback.guest_threads),
             isolation: self.isolation.or(fallback.isolation),
@@ -221,6 +225,7 @@ impl Settings {
             ca: self.ca.ok_or(ConfigError::Missing("ca"))?,
             cert: self.cert.ok_or(ConfigError::Missing("cert"))?,
             key: self.key.ok_or(ConfigError::Missing("key"))?,
+            crl: self.crl,
         };
         let default = Tuning::default();
         let tuning = Tuning {

@@ -10,6 +10,7 @@
 //! They talk by queues with bounds; no lock is held while anything waits.
 
 mod backends;
+mod certificates;
 mod change;
 mod config;
 mod departure;
@@ -232,6 +233,7 @@ async fn run(
         tracing::warn!(%error, "could not delete components that no peer runs");
     }
 
+    let watched = credentials.clone();
     let endpoint = match listen {
         Listen::Address(address) => Endpoint::server(EndpointOptions { listen: address, credentials, limits })?,
         Listen::Socket(socket) => Endpoint::server_on(socket, credentials, limits)?,
@@ -263,20 +265,20 @@ async fn run(
             guest_threads,
             backends,
             isolation: tuning.isolation,
-            network: Network::new(endpoint),
+            network: Network::new(endpoint.clone()),
             doors,
             events,
         },
         peers,
     );
     let accepting = tokio::spawn(listener.run());
-    let watching = tokio::spawn(watching);
+    let watching = [tokio::spawn(watching), tokio::spawn(certificates::watch(endpoint.clone(), watched))];
     tracing::info!(%node, "the node is up");
     // Who started the node may have gone; it runs all the same.
     let _ = ready.send(());
     let ended = driver.run(inbox).await;
     accepting.abort();
-    watching.abort();
+    watching.iter().for_each(tokio::task::JoinHandle::abort);
     match ended {
         Ended::Stopped => {
             tracing::info!(%node, "the node has stopped");

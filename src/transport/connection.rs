@@ -31,6 +31,8 @@ impl CloseCode {
     pub const LIMIT: Self = Self(3);
     /// The other side sent what it must not.
     pub const VIOLATION: Self = Self(4);
+    /// The other side's certificate is not trusted any more.
+    pub const NOT_TRUSTED: Self = Self(5);
 
     pub(super) fn var_int(self) -> VarInt {
         VarInt::from_u64(self.0).unwrap_or(VarInt::MAX)
@@ -45,6 +47,7 @@ impl fmt::Display for CloseCode {
             Self::NOT_ALLOWED => f.write_str("not allowed"),
             Self::LIMIT => f.write_str("limit reached"),
             Self::VIOLATION => f.write_str("protocol violation"),
+            Self::NOT_TRUSTED => f.write_str("certificate not trusted any more"),
             Self(code) => write!(f, "code {code}"),
         }
     }
@@ -54,7 +57,7 @@ impl fmt::Display for CloseCode {
 /// against its side's limits until the last clone is dropped: let go of connections that are lost.
 #[derive(Clone)]
 pub struct Connection {
-    quic: quinn::Connection,
+    quic: Arc<quinn::Connection>,
     identity: Arc<Role>,
     protocol: Protocol,
     was_told_to_go: Arc<AtomicBool>,
@@ -62,7 +65,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(quic: quinn::Connection, identity: Role, protocol: Protocol, slot: Option<Slot>) -> Self {
+    pub(super) fn new(quic: Arc<quinn::Connection>, identity: Role, protocol: Protocol, slot: Option<Slot>) -> Self {
         let was_told_to_go = Arc::default();
         Self { quic, identity: Arc::new(identity), protocol, was_told_to_go, _slot: slot.map(Arc::new) }
     }

@@ -13,7 +13,7 @@ use super::connection::{CloseCode, Connection};
 use super::error::{ConnectError, ConnectionLost};
 use super::handshake::WELCOME;
 use super::identity::Role;
-use super::tls::Credentials;
+use super::keyring::{Keyring, Keys};
 use super::tuning::{self, CONNECT_TIMEOUT};
 use super::verify::{Refusal, Seen};
 use crate::types::NodeAddr;
@@ -28,18 +28,20 @@ const MAX_ADDRESSES: usize = 8;
 #[derive(Clone)]
 struct Dial {
     quic: quinn::Endpoint,
-    credentials: Credentials,
+    keyring: Arc<Keyring>,
+    keys: Arc<Keys>,
     node: NodeAddr,
     protocol: Protocol,
 }
 
 pub(super) async fn connect(
     quic: &quinn::Endpoint,
-    credentials: &Credentials,
+    keyring: &Arc<Keyring>,
     node: &NodeAddr,
     protocol: Protocol,
 ) -> Result<Connection, ConnectError> {
-    let dial = Dial { quic: quic.clone(), credentials: credentials.clone(), node: node.clone(), protocol };
+    let dial =
+        Dial { quic: quic.clone(), keyring: Arc::clone(keyring), keys: keyring.keys(), node: node.clone(), protocol };
     let timed_out = || Err(ConnectError::Timeout { node: node.clone(), after: CONNECT_TIMEOUT });
     timeout(CONNECT_TIMEOUT, dial.any_address()).await.unwrap_or_else(|_| timed_out())
 }
@@ -84,11 +86,14 @@ impl Dial {
         let quic = connecting.await.map_err(|error| self.explain(error, &seen))?;
         self.welcomed(&quic).await.map_err(|error| self.explain(error, &seen))?;
         // The verifier accepts nobody else.
+        let quic = Arc::new(quic);
+        self.keyring.watch(&quic, &self.keys);
         Ok(Connection::new(quic, Role::Node(self.node.clone()), self.protocol, None))
     }
 
     fn config(&self, address: SocketAddr, seen: Seen) -> Result<quinn::ClientConfig, ConnectError> {
         let tls = self
+            .keys
             .credentials
             .client_config(&self.node, self.protocol, seen)
             .map_err(|error| self.unreachable(&error.to_string()))?;

@@ -11,6 +11,7 @@ use super::connection::{CloseCode, Connection, canonical};
 use super::error::{ConnectError, TransportError};
 use super::handshake::Doorkeeper;
 use super::identity::Role;
+use super::keyring::Keyring;
 use super::limits::Limits;
 use super::tls::Credentials;
 use super::{Protocol, dial, tuning};
@@ -51,7 +52,7 @@ pub struct Endpoint {
 
 struct Inner {
     quic: quinn::Endpoint,
-    credentials: Credentials,
+    keyring: Arc<Keyring>,
     doorkeeper: Option<Arc<Doorkeeper>>,
     accepted: Mutex<mpsc::Receiver<Incoming>>,
 }
@@ -71,12 +72,13 @@ impl Endpoint {
     /// # Errors
     /// [`TransportError`].
     pub fn server_on(socket: UdpSocket, credentials: Credentials, limits: Limits) -> Result<Self, TransportError> {
-        let doorkeeper = Arc::new(Doorkeeper::new(credentials.clone(), limits)?);
         let config = tuning::endpoint(credentials.restart_key());
-        let quic = open(config, Some(doorkeeper.default_config()), socket)?;
+        let keyring = Arc::new(Keyring::new(credentials)?);
+        let doorkeeper = Arc::new(Doorkeeper::new(Arc::clone(&keyring), limits)?);
+        let quic = open(config, Some(doorkeeper.default_config()?), socket)?;
         let (sender, accepted) = mpsc::channel(tuning::MAX_UNTAKEN);
         tokio::spawn(Arc::clone(&doorkeeper).serve(quic.clone(), sender));
-        Ok(Self::assemble(quic, credentials, Some(doorkeeper), accepted))
+        Ok(Self::assemble(quic, keyring, Some(doorkeeper), accepted))
     }
 
     /// Opens an endpoint that only dials. Must be called within a tokio runtime, which then drives it.
@@ -86,16 +88,16 @@ impl Endpoint {
     pub fn client(credentials: Credentials) -> Result<Self, TransportError> {
         let quic = open(tuning::endpoint(None), None, tuning::bind_any()?)?;
         let (_, accepted) = mpsc::channel(1);
-        Ok(Self::assemble(quic, credentials, None, accepted))
+        Ok(Self::assemble(quic, Arc::new(Keyring::new(credentials)?), None, accepted))
     }
 
     fn assemble(
         quic: quinn::Endpoint,
-        credentials: Credentials,
+        keyring: Arc<Keyring>,
         doorkeeper: Option<Arc<Doorkeeper>>,
         accepted: mpsc::Receiver<Incoming>,
     ) -> Self {
-        Self { inner: Arc::new(Inner { quic, credentials, doorkeeper, accepted: Mutex::new(accepted) }) }
+        Self { inner: Arc::new(Inner { quic, keyring, doorkeeper, accepted: Mutex::new(accepted) }) }
     }
 
     /// The next connection that was let in; `None` once the endpoint is closed, or if it only dials. Who is not let in
@@ -109,7 +111,7 @@ impl Endpoint {
     /// # Errors
     /// [`ConnectError`] says who refused whom, and why.
     pub async fn connect(&self, node: &NodeAddr, protocol: Protocol) -> Result<Connection, ConnectError> {
-        dial::connect(&self.inner.quic, &self.inner.credentials, node, protocol).await
+        dial::connect(&self.inner.quic, &self.inner.keyring, node, protocol).await
     }
 
     /// Where the socket is bound.
@@ -122,8 +124,21 @@ impl Endpoint {
 
     /// Who this endpoint says it is.
     #[must_use]
-    pub fn identity(&self) -> Option<&Role> {
-        self.inner.credentials.identity()
+    pub fn identity(&self) -> Option<Role> {
+        self.inner.keyring.keys().credentials.identity().cloned()
+    }
+
+    /// Uses other credentials of the same identity from now on, for those who come and those who are dialed. Connections go
+    /// on, but those whose other side would not be let in by the new ones are closed; returns how many.
+    ///
+    /// # Errors
+    /// [`TransportError::OtherIdentity`], [`TransportError::Tls`]; the former credentials stay then.
+    pub fn renew(&self, credentials: Credentials) -> Result<usize, TransportError> {
+        let closed = self.inner.keyring.renew(credentials)?;
+        if let Some(doorkeeper) = &self.inner.doorkeeper {
+            self.inner.quic.set_server_config(Some(doorkeeper.default_config()?));
+        }
+        Ok(closed)
     }
 
     /// How many connections were refused since it was opened.

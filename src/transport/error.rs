@@ -27,6 +27,14 @@ pub enum TransportError {
         /// What was given.
         found: String,
     },
+    /// Credentials may be renewed, and not become somebody else's.
+    #[error("the new certificate is for {found}, and this is {own}")]
+    OtherIdentity {
+        /// Who this is.
+        own: String,
+        /// Who the certificate says it is.
+        found: String,
+    },
     /// Credentials that cannot be used.
     #[error(transparent)]
     Credentials(#[from] TlsError),

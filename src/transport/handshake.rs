@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
-use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::Protocol;
@@ -14,8 +13,8 @@ use super::connection::{CloseCode, Connection, canonical};
 use super::endpoint::Incoming;
 use super::error::{ConnectionLost, TransportError, alert_of};
 use super::identity::Role;
+use super::keyring::{Keyring, Keys};
 use super::limits::{Census, Limits};
-use super::tls::Credentials;
 use super::tuning;
 use super::verify::{Seen, VerifyClient};
 
@@ -24,9 +23,7 @@ pub(super) const WELCOME: u8 = 1;
 
 /// Decides who gets in and keeps count.
 pub(super) struct Doorkeeper {
-    credentials: Credentials,
-    verifier: Arc<dyn ClientCertVerifier>,
-    config: quinn::ServerConfig,
+    keyring: Arc<Keyring>,
     census: Arc<Census>,
     handshakes: Arc<Semaphore>,
     timeout: Duration,
@@ -41,31 +38,21 @@ struct Refused {
 }
 
 impl Doorkeeper {
-    pub(super) fn new(credentials: Credentials, limits: Limits) -> Result<Self, TransportError> {
+    pub(super) fn new(keyring: Arc<Keyring>, limits: Limits) -> Result<Self, TransportError> {
+        let keys = keyring.keys();
+        let credentials = &keys.credentials;
         if !credentials.identity().is_some_and(Role::is_node) {
             let found = credentials.identity().map_or_else(|| "no certificate".to_owned(), Role::to_string);
             return Err(TransportError::NotANode { found });
         }
-        let verifier = credentials.client_verifier()?;
-        let crypto = crypto(&credentials, Arc::clone(&verifier), Seen::default())?;
-        let mut config = quinn::ServerConfig::with_crypto(crypto);
-        tuning::bound_server(&mut config);
         let handshakes = Arc::new(Semaphore::new(tuning::MAX_HANDSHAKES));
         let census = Census::new(limits);
-        Ok(Self {
-            credentials,
-            verifier,
-            config,
-            census,
-            handshakes,
-            timeout: limits.handshake,
-            refused: AtomicU64::new(0),
-        })
+        Ok(Self { keyring, census, handshakes, timeout: limits.handshake, refused: AtomicU64::new(0) })
     }
 
     /// What the endpoint answers strangers with until they are looked at one by one.
-    pub(super) fn default_config(&self) -> quinn::ServerConfig {
-        self.config.clone()
+    pub(super) fn default_config(&self) -> Result<quinn::ServerConfig, TransportError> {
+        config(&self.keyring.keys(), Seen::default())
     }
 
     pub(super) fn refused(&self) -> u64 {
@@ -108,9 +95,8 @@ impl Doorkeeper {
 
     async fn let_in(&self, incoming: quinn::Incoming, remote: SocketAddr, seen: &Seen) -> Result<Incoming, Refused> {
         let broken = |error: String| Refused { identity: None, reason: error };
-        let mut config = self.config.clone();
-        config.crypto = crypto(&self.credentials, Arc::clone(&self.verifier), Arc::clone(seen))
-            .map_err(|error| broken(error.to_string()))?;
+        let keys = self.keyring.keys();
+        let mut config = config(&keys, Arc::clone(seen)).map_err(|error| broken(error.to_string()))?;
         config.transport_config(Arc::new(tuning::accepting(remote)));
         let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| explain(error, seen))?;
         let quic = connecting.await.map_err(|error| explain(error, seen))?;
@@ -133,21 +119,24 @@ impl Doorkeeper {
         let slot = self.census.admit(&identity).map_err(|reason| refuse(CloseCode::LIMIT, reason))?;
         quic.set_receive_window(tuning::window(protocol).into());
         welcome(&quic).await.map_err(|reason| Refused { identity: Some(identity.clone()), reason })?;
+        let quic = Arc::new(quic);
+        self.keyring.watch(&quic, &keys);
         let connection = Connection::new(quic, identity.clone(), protocol, Some(slot));
         Ok(Incoming { identity, remote, protocol, connection })
     }
 }
 
-fn crypto(
-    credentials: &Credentials,
-    verifier: Arc<dyn ClientCertVerifier>,
-    seen: Seen,
-) -> Result<Arc<QuicServerConfig>, TransportError> {
+/// The configuration of one handshake.
+fn config(keys: &Keys, seen: Seen) -> Result<quinn::ServerConfig, TransportError> {
     let general = |reason: &str| rustls::Error::General(reason.to_owned());
-    let tls = credentials
-        .server_config(VerifyClient::new(verifier, seen))
+    let tls = keys
+        .credentials
+        .server_config(VerifyClient::new(Arc::clone(&keys.verifier), seen))
         .unwrap_or_else(|| Err(general("a server needs a certificate")))?;
-    Ok(Arc::new(QuicServerConfig::try_from(tls).map_err(|error| general(&error.to_string()))?))
+    let crypto = QuicServerConfig::try_from(tls).map_err(|error| general(&error.to_string()))?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    tuning::bound_server(&mut config);
+    Ok(config)
 }
 
 /// Who the other side has proven to be.

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose as Purpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose as Purpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    RevokedCertParams, SanType, SerialNumber,
 };
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::identity::Role;
 use crate::types::NodeAddr;
@@ -36,6 +37,9 @@ pub enum IssueError {
     /// Not a CA's certificate, or not its key.
     #[error("cannot issue with this CA: {0}")]
     Ca(String),
+    /// A certificate that cannot be revoked, or a list that cannot be added to.
+    #[error("cannot revoke it: {0}")]
+    Revocation(String),
     /// The cryptographic library failed.
     #[error("cannot make a certificate: {0}")]
     Crypto(String),
@@ -129,6 +133,54 @@ impl CertificateAuthority {
     /// [`IssueError`].
     pub fn issue_admin(&self, name: &str, days: u32) -> Result<Issued, IssueError> {
         self.issue(&named("admin", name)?, &[], validity(days)?)
+    }
+
+    /// Revokes a certificate: adds it to the list of those that this CA has revoked, if there is one, and returns the list, PEM.
+    ///
+    /// # Errors
+    /// [`IssueError::Revocation`] when the certificate or the list cannot be read, or the certificate is of another CA.
+    pub fn revoke(&self, cert_pem: &str, list_pem: Option<&str>) -> Result<String, IssueError> {
+        let unusable = |what: &str, error: &dyn std::fmt::Display| IssueError::Revocation(format!("{what}: {error}"));
+        let der =
+            CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|error| unusable("the certificate", &error))?;
+        let (_, certificate) =
+            x509_parser::parse_x509_certificate(&der).map_err(|error| unusable("the certificate", &error))?;
+        let ca =
+            CertificateDer::from_pem_slice(self.pem.cert_pem.as_bytes()).map_err(|error| unusable("the CA", &error))?;
+        let (_, ca) = x509_parser::parse_x509_certificate(&ca).map_err(|error| unusable("the CA", &error))?;
+        certificate
+            .verify_signature(Some(ca.public_key()))
+            .map_err(|_| IssueError::Revocation("the certificate was issued by another CA".to_owned()))?;
+        let now = SystemTime::now();
+        let mut serials: Vec<(Vec<u8>, SystemTime)> = Vec::new();
+        if let Some(list_pem) = list_pem {
+            let der = CertificateRevocationListDer::from_pem_slice(list_pem.as_bytes())
+                .map_err(|error| unusable("the list", &error))?;
+            let (_, list) = x509_parser::parse_x509_crl(&der).map_err(|error| unusable("the list", &error))?;
+            let since = |at: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(at.try_into().unwrap_or(0));
+            let revoked = list.iter_revoked_certificates();
+            serials.extend(revoked.map(|it| (it.raw_serial().to_vec(), since(it.revocation_date.timestamp()))));
+        }
+        if serials.iter().all(|(serial, _)| serial != certificate.raw_serial()) {
+            serials.push((certificate.raw_serial().to_vec(), now));
+        }
+        // It grows with each, and so numbers the lists.
+        let number = serials.len() as u64;
+        let revoked = |(serial, since): (Vec<u8>, SystemTime)| RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: since.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now.into(),
+            next_update: (now + Duration::from_secs(u64::from(MAX_DAYS) * 24 * 3600)).into(),
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.into_iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(crypto)
     }
 
     /// Issues a certificate for `role` that is valid for `hosts` from the first to the second moment.

@@ -22,6 +22,7 @@ mod handshake;
 mod identity;
 #[cfg(feature = "server")]
 pub mod issue;
+mod keyring;
 mod limits;
 mod peer;
 mod tls;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -17,7 +17,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use super::Protocol;
 use super::identity::{IdentityError, Role};
 use super::verify::{Seen, VerifyClient, VerifyNode};
-use crate::types::NodeAddr;
+use crate::types::{Digest, NodeAddr};
 
 /// Where the PEM files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The private key of the certificate.
     pub key: PathBuf,
+    /// The revocation lists of the CAs, if there are any.
+    pub crl: Option<PathBuf>,
 }
 
 impl TlsFiles {
@@ -38,6 +40,7 @@ impl TlsFiles {
             ca: folder.join("ca.pem"),
             cert: folder.join(format!("{name}.pem")),
             key: folder.join(format!("{name}-key.pem")),
+            crl: None,
         }
     }
 }
@@ -66,6 +69,14 @@ pub enum TlsError {
     /// A CA certificate that cannot be trusted as one.
     #[error("the {what} is not usable: {reason}")]
     BadCa {
+        /// Which one.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A revocation list that cannot be read.
+    #[error("the {what} is not usable: {reason}")]
+    BadRevocationList {
         /// Which one.
         what: String,
         /// What is wrong.
@@ -118,8 +129,18 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct Credentials {
     roots: Arc<RootCertStore>,
+    revoked: Vec<CertificateRevocationListDer<'static>>,
     own: Option<Own>,
+    source: Option<Source>,
     provider: Arc<CryptoProvider>,
+}
+
+/// The files that credentials were read from.
+#[derive(Clone)]
+struct Source {
+    files: Arc<TlsFiles>,
+    /// Of what was in them.
+    digest: Digest,
 }
 
 #[derive(Clone)]
@@ -147,14 +168,18 @@ impl Credentials {
     /// # Errors
     /// [`TlsError`] names the file and what is wrong with it.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        let (ca, cert, key) = (read(CA, &files.ca)?, read(CERTIFICATE, &files.cert)?, read(PRIVATE_KEY, &files.key)?);
-        let named = |what: &str, path: &Path| format!("{what} {}", path.display());
-        Self::parse(
-            &Named { what: named(CA, &files.ca), pem: &ca },
-            &Named { what: named(CERTIFICATE, &files.cert), pem: &cert },
-            &Named { what: named(PRIVATE_KEY, &files.key), pem: &key },
-            SystemTime::now(),
-        )
+        Pem::read(files)?.parse(files)
+    }
+
+    /// Reads and checks the files anew that these were read from, if any of them is another than it was. Blocks on the file
+    /// system.
+    ///
+    /// # Errors
+    /// [`TlsError`], also while the files are being replaced one after another and do not fit together yet.
+    pub fn reload(&self) -> Result<Option<Self>, TlsError> {
+        let Some(Source { files, digest }) = &self.source else { return Ok(None) };
+        let pem = Pem::read(files)?;
+        if pem.digest() == *digest { Ok(None) } else { pem.parse(files).map(Some) }
     }
 
     /// Checks PEM texts: trusted CA certificates, one's own certificate, its key.
@@ -168,7 +193,7 @@ impl Credentials {
     /// As [`Credentials::from_pem`], with the moment at which the certificate must be valid.
     pub(super) fn from_pem_at(ca: &[u8], cert: &[u8], key: &[u8], now: SystemTime) -> Result<Self, TlsError> {
         let named = |what: &str, pem| Named { what: what.to_owned(), pem };
-        Self::parse(&named(CA, ca), &named(CERTIFICATE, cert), &named(PRIVATE_KEY, key), now)
+        Self::parse(&named(CA, ca), &named(CERTIFICATE, cert), &named(PRIVATE_KEY, key), None, now)
     }
 
     /// Credentials of somebody who has no certificate. Every node refuses them with [`ConnectError::NoCertificate`]:
@@ -180,7 +205,7 @@ impl Credentials {
     /// [`ConnectError::NoCertificate`]: super::ConnectError::NoCertificate
     pub fn without_certificate(ca: &[u8]) -> Result<Self, TlsError> {
         let roots = parse_roots(&Named { what: CA.to_owned(), pem: ca })?;
-        Ok(Self { roots: Arc::new(roots), own: None, provider: provider() })
+        Ok(Self { roots: Arc::new(roots), revoked: Vec::new(), own: None, source: None, provider: provider() })
     }
 
     /// Who these credentials say one is; `None` without a certificate.
@@ -189,7 +214,7 @@ impl Credentials {
         self.own.as_ref().map(|own| &own.identity)
     }
 
-    fn parse(ca: &Named, cert: &Named, key: &Named, now: SystemTime) -> Result<Self, TlsError> {
+    fn parse(ca: &Named, cert: &Named, key: &Named, crl: Option<&Named>, now: SystemTime) -> Result<Self, TlsError> {
         let provider = provider();
         let roots = Arc::new(parse_roots(ca)?);
         let chain = parse_certificates(cert)?;
@@ -198,7 +223,7 @@ impl Credentials {
         check_validity(&first, &cert.what, now)?;
         let key_der = PrivateKeyDer::from_pem_slice(key.pem)
             .map_err(|error| TlsError::NotPem { what: key.what.clone(), reason: error.to_string() })?;
-        let restart_key = crate::types::Digest::of(key_der.secret_der()).0;
+        let restart_key = Digest::of(key_der.secret_der()).0;
         let certified = CertifiedKey::from_der(chain, key_der, &provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
                 TlsError::KeyMismatch { key: key.what.clone(), cert: cert.what.clone() }
@@ -206,7 +231,14 @@ impl Credentials {
             error => TlsError::BadKey { what: key.what.clone(), reason: error.to_string() },
         })?;
         let own = Own { identity, certified: Arc::new(certified.into()), restart_key };
-        Ok(Self { roots, own: Some(own), provider })
+        let revoked = crl.map(parse_revocation_lists).transpose()?.unwrap_or_default();
+        let credentials = Self { roots, revoked, own: Some(own), source: None, provider };
+        // The lists are looked into only here.
+        credentials.client_verifier().map_err(|error| TlsError::BadRevocationList {
+            what: crl.map_or_else(|| CRL.to_owned(), |crl| crl.what.clone()),
+            reason: error.to_string(),
+        })?;
+        Ok(credentials)
     }
 
     /// Configures the side that dials `node` for `protocol`; what it sees of the node's certificate goes to `seen`.
@@ -217,6 +249,8 @@ impl Credentials {
         seen: Seen,
     ) -> Result<ClientConfig, rustls::Error> {
         let webpki = WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.roots), Arc::clone(&self.provider))
+            .with_crls(self.revoked.iter().cloned())
+            .allow_unknown_revocation_status()
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))?;
         let verifier = VerifyNode::new(webpki, node.clone(), seen);
@@ -236,7 +270,10 @@ impl Credentials {
 
     /// What checks the certificates of those who connect.
     pub(super) fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
+        // A CA without a list has revoked nothing.
         WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), Arc::clone(&self.provider))
+            .with_crls(self.revoked.iter().cloned())
+            .allow_unknown_revocation_status()
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))
     }
@@ -268,6 +305,47 @@ impl Credentials {
 const CA: &str = "CA certificate";
 const CERTIFICATE: &str = "certificate";
 const PRIVATE_KEY: &str = "private key";
+const CRL: &str = "revocation list";
+
+/// What is in the files of credentials.
+struct Pem {
+    ca: Vec<u8>,
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    crl: Option<Vec<u8>>,
+}
+
+impl Pem {
+    fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+        Ok(Self {
+            ca: read(CA, &files.ca)?,
+            cert: read(CERTIFICATE, &files.cert)?,
+            key: read(PRIVATE_KEY, &files.key)?,
+            crl: files.crl.as_ref().map(|path| read(CRL, path)).transpose()?,
+        })
+    }
+
+    fn digest(&self) -> Digest {
+        let Self { ca, cert, key, crl } = self;
+        let each = [Some(ca), Some(cert), Some(key), crl.as_ref()].map(|part| part.map(|part| Digest::of(part).0));
+        Digest::of(&crate::codec::encode(&each))
+    }
+
+    fn parse(&self, files: &TlsFiles) -> Result<Credentials, TlsError> {
+        let named = |what: &str, path: &Path| format!("{what} {}", path.display());
+        let crl = files.crl.as_ref().zip(self.crl.as_ref());
+        let crl = crl.map(|(path, pem)| Named { what: named(CRL, path), pem });
+        let credentials = Credentials::parse(
+            &Named { what: named(CA, &files.ca), pem: &self.ca },
+            &Named { what: named(CERTIFICATE, &files.cert), pem: &self.cert },
+            &Named { what: named(PRIVATE_KEY, &files.key), pem: &self.key },
+            crl.as_ref(),
+            SystemTime::now(),
+        )?;
+        let source = Some(Source { files: Arc::new(files.clone()), digest: self.digest() });
+        Ok(Credentials { source, ..credentials })
+    }
+}
 
 /// Given explicitly everywhere: the process-wide default belongs to the program, and might be another one.
 fn provider() -> Arc<CryptoProvider> {
@@ -296,6 +374,11 @@ fn parse_roots(ca: &Named) -> Result<RootCertStore, TlsError> {
         roots.add(certificate).map_err(|error| TlsError::BadCa { what: ca.what.clone(), reason: error.to_string() })?;
     }
     Ok(roots)
+}
+
+fn parse_revocation_lists(named: &Named) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let lists = CertificateRevocationListDer::pem_slice_iter(named.pem).collect::<Result<Vec<_>, _>>();
+    lists.map_err(|error| TlsError::NotPem { what: named.what.clone(), reason: error.to_string() })
 }
 
 fn check_validity(certificate: &[u8], what: &str, now: SystemTime) -> Result<(), TlsError> {

@@ -46,6 +46,7 @@ impl Refusal {
             Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
                 "its certificate is not valid yet".to_owned()
             }
+            Error::InvalidCertificate(CertificateError::Revoked) => "its certificate was revoked".to_owned(),
             Error::InvalidCertificate(error) => format!("its certificate is not acceptable: {error}"),
             error => error.to_string(),
         })

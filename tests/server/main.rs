@@ -3,6 +3,7 @@
 mod backend;
 mod backend_check;
 mod bundled;
+mod certificates;
 mod crashes;
 mod creation;
 mod departure;
@@ -12,6 +13,7 @@ mod harness;
 mod hostile;
 mod idle;
 mod lifecycle;
+mod load;
 mod membership;
 mod security;
 mod sessions;

@@ -267,7 +267,7 @@ fn credentials_are_loaded_from_files_that_an_error_names() {
     let (ca, folder) = (authority(), tempfile::tempdir().unwrap());
     let ann = ca.issue_client("ann", 1).unwrap();
     let path = |name: &str| folder.path().join(name);
-    let files = TlsFiles { ca: path("ca.pem"), cert: path("ann.pem"), key: path("ann.key") };
+    let files = TlsFiles { ca: path("ca.pem"), cert: path("ann.pem"), key: path("ann.key"), crl: None };
     std::fs::write(&files.ca, &ca.pem().cert_pem).unwrap();
     std::fs::write(&files.cert, &ann.cert_pem).unwrap();
     let error = Credentials::load(&files).unwrap_err();
