@@ -14,7 +14,7 @@ use crate::protocol::{
     SessionStart,
 };
 use crate::replica::LinkId;
-use crate::transport::{FrameError, FrameReader, FrameWriter};
+use crate::transport::{Budget, FrameError, FrameReader, FrameWriter};
 use crate::types::Incarnation;
 
 /// Frames that may wait for a client to read them: all that it may have asked, and all its triggers.
@@ -38,16 +38,24 @@ pub(super) struct LinkReceiver {
     waiting: Arc<Waiting>,
 }
 
-#[derive(Default)]
 struct Waiting {
     bytes: AtomicUsize,
+    /// Of the client's identity; the bytes that wait were taken from it.
+    budget: Budget,
     overflown: Notify,
 }
 
-/// The two ends of a stream.
-pub(super) fn channel() -> (LinkSender, LinkReceiver) {
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.budget.put_back(*self.bytes.get_mut());
+    }
+}
+
+/// The two ends of a stream. What waits on it is charged to a budget.
+pub(super) fn channel(budget: &Budget) -> (LinkSender, LinkReceiver) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING_FRAMES);
-    let waiting = Arc::<Waiting>::default();
+    let waiting = Waiting { bytes: AtomicUsize::new(0), budget: budget.clone(), overflown: Notify::new() };
+    let waiting = Arc::new(waiting);
     (LinkSender { frames: sender, waiting: Arc::clone(&waiting) }, LinkReceiver { frames: receiver, waiting })
 }
 
@@ -55,8 +63,9 @@ impl LinkSender {
     /// Has an event sent; false if the client is gone or reads too slowly.
     fn send(&self, event: SessionEvent) -> bool {
         let frame = encode(event);
-        let before = self.waiting.bytes.fetch_add(frame.len(), Ordering::Relaxed);
-        let fits = before <= MAX_WAITING_BYTES && self.frames.try_send(frame).is_ok();
+        let is_charged = self.waiting.budget.take(frame.len());
+        let before = self.waiting.bytes.fetch_add(if is_charged { frame.len() } else { 0 }, Ordering::Relaxed);
+        let fits = is_charged && before <= MAX_WAITING_BYTES && self.frames.try_send(frame).is_ok();
         if !fits {
             self.waiting.overflown.notify_one();
         }
@@ -108,6 +117,8 @@ pub(super) async fn serve(
 /// Brings a client's frames to the loop.
 async fn read(link: LinkId, events: &mpsc::Sender<Event>, reader: &mut FrameReader) -> Result<(), FrameError> {
     while let Some(frame) = reader.next().await? {
+        // What a session asks has bounds of its own.
+        reader.dealt_with();
         let event = match codec::decode::<SessionRequest>(&frame) {
             Ok(request) => match check(&request) {
                 Ok(()) => Event::Ask { link, request },
@@ -141,6 +152,7 @@ impl LinkReceiver {
             writer.write_all(&frames).await?;
             let written = frames.drain(..).map(|frame| frame.len()).sum();
             self.waiting.bytes.fetch_sub(written, Ordering::Relaxed);
+            self.waiting.budget.put_back(written);
         }
         Ok(())
     }
@@ -246,14 +258,28 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_read_is_dropped_after_so_many_frames_or_bytes() {
-        let (sender, _receiver) = channel();
+        let budget = Budget::new(1 << 30);
+        let (sender, _receiver) = channel(&budget);
         assert_eq!((0..).take_while(|number| sender.send(SessionEvent::Pong { number: *number })).count(), 4096);
-        let (sender, _receiver) = channel();
+        let (sender, _receiver) = channel(&budget);
         let sent = (1..).take_while(|seq| sender.send(reply(*seq, MAX_WAITING_BYTES / 4))).count();
         assert_eq!(sent, 4);
-        let (sender, receiver) = channel();
+        let (sender, receiver) = channel(&budget);
         drop(receiver);
         assert!(!sender.send(SessionEvent::Pong { number: 1 }));
+    }
+
+    #[test]
+    fn streams_of_one_client_share_a_budget_and_give_back_what_they_held() {
+        let budget = Budget::new(MAX_WAITING_BYTES);
+        let (some, other) = (channel(&budget), channel(&budget));
+        assert!(some.0.send(reply(1, MAX_WAITING_BYTES / 2)));
+        assert!(!other.0.send(reply(1, MAX_WAITING_BYTES / 2)));
+        drop(some);
+        let (third, _receiver) = channel(&budget);
+        assert!(third.send(reply(1, MAX_WAITING_BYTES / 2)));
+        drop((third, _receiver, other));
+        assert!(budget.take(MAX_WAITING_BYTES) && !budget.take(1));
     }
 
     #[test]

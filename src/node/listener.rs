@@ -14,6 +14,7 @@ use crate::node::frames::{BulkReply, BulkRequest, NodeFrame, PeerFrame};
 use crate::node::lifecycle::Lifecycle;
 use crate::node::links;
 use crate::node::network::CallError;
+use crate::node::quota::{Quota, Quotas};
 use crate::protocol::{
     CreateCluster, MAX_COMPONENT_BYTES, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_REQUEST_TIMEOUT_MS, Reply, Request,
     RequestError, SessionStart,
@@ -21,7 +22,7 @@ use crate::protocol::{
 use crate::raft::Message;
 use crate::store::{Snapshots, StoreError};
 use crate::transport::{
-    BulkBody, CloseCode, Connection, FrameError, FrameReader, FrameWriter, Incoming, PeerReceiver, Protocol,
+    Budget, BulkBody, CloseCode, Connection, FrameError, FrameReader, FrameWriter, Incoming, PeerReceiver, Protocol,
     RecvStream, Role, SendStream, accept_bulk,
 };
 use crate::types::NodeAddr;
@@ -39,6 +40,7 @@ pub(super) struct Listener {
     pub(super) lifecycle: Lifecycle,
     pub(super) snapshots: Snapshots,
     doors: Doors,
+    quotas: Quotas,
     uploads: Arc<Semaphore>,
     handed_on: Arc<Semaphore>,
 }
@@ -47,7 +49,7 @@ impl Listener {
     pub(super) fn new(lifecycle: Lifecycle, snapshots: Snapshots, doors: Doors) -> Self {
         let permits = || Arc::new(Semaphore::new(MAX_UPLOADS));
         let (events, uploads, handed_on) = (lifecycle.events.clone(), permits(), permits());
-        Self { events, lifecycle, snapshots, doors, uploads, handed_on }
+        Self { events, lifecycle, snapshots, doors, quotas: Quotas::default(), uploads, handed_on }
     }
 
     /// Serves connections until the endpoint is closed.
@@ -89,7 +91,7 @@ impl Listener {
     }
 
     async fn serve_client(self, identity: &Role, connection: &Connection) {
-        let _client = self.doors.client();
+        let (_client, quota) = (self.doors.client(), self.quotas.of(&identity));
         let mut closing = pin!(self.doors.closing());
         let mut was_told = false;
         loop {
@@ -104,41 +106,67 @@ impl Listener {
                 }
             };
             let Ok((send, recv)) = accepted else { return };
-            let (listener, identity, request) = (self.clone(), identity.clone(), self.doors.request());
+            let (listener, identity, quota) = (self.clone(), identity.clone(), Arc::clone(&quota));
+            let request = self.doors.request();
             tokio::spawn(async move {
                 let _request = request;
-                if let Err(error) = listener.serve_request(&identity, send, recv).await {
+                if let Err(error) = listener.serve_request(&identity, &quota, send, recv).await {
                     tracing::debug!(client = %identity, %error, "a request ended early");
                 }
             });
         }
     }
 
-    async fn serve_request(&self, identity: &Role, send: SendStream, recv: RecvStream) -> Result<(), FrameError> {
-        let mut reader = FrameReader::new(recv, MAX_REQUEST_FRAME_BYTES);
+    async fn serve_request(
+        &self,
+        identity: &Role,
+        quota: &Arc<Quota>,
+        send: SendStream,
+        recv: RecvStream,
+    ) -> Result<(), FrameError> {
+        let mut reader = FrameReader::new(recv, MAX_REQUEST_FRAME_BYTES).charged_to(quota.bytes());
         let mut writer = FrameWriter::new(send, MAX_FRAME_BYTES);
-        let Some(frame) = reader.next().await? else { return Ok(()) };
+        let turn = quota.turn();
+        let frame = match reader.next().await {
+            Ok(Some(frame)) if turn.is_some() => frame,
+            Ok(None) => return Ok(()),
+            Ok(Some(_)) | Err(FrameError::OverBudget) => {
+                writer.write(&codec::encode(&Reply::Failed(RequestError::Overloaded))).await?;
+                writer.finish();
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let reply = match codec::decode::<Request>(&frame) {
             Ok(Request::Session { peer, start }) => {
-                return self.serve_session(identity, peer, start, reader, writer).await;
+                return self.serve_session((identity, quota.bytes()), peer, start, reader, writer).await;
             }
             Ok(request) => self.answer(identity, request, &mut reader).await?,
             Err(error) => Reply::Failed(RequestError::Invalid { reason: error.to_string() }),
         };
-        writer.write(&bounded(&reply)).await?;
+        let mut encoded = bounded(&reply);
+        let mut charge = quota.bytes().charge();
+        if !charge.add(encoded.len()) {
+            // The client does not read what it has asked for.
+            let error =
+                if matches!(reply, Reply::Written { .. }) { RequestError::Unknown } else { RequestError::TooMuch };
+            encoded = codec::encode(&Reply::Failed(error));
+        }
+        drop(reply);
+        writer.write(&encoded).await?;
         writer.finish();
         Ok(())
     }
 
     async fn serve_session(
         &self,
-        identity: &Role,
+        (identity, budget): (&Role, &Budget),
         peer: String,
         start: SessionStart,
         reader: FrameReader,
         mut writer: FrameWriter,
     ) -> Result<(), FrameError> {
-        let (sender, receiver) = links::channel();
+        let (sender, receiver) = links::channel(budget);
         let identity = identity.to_string();
         match self.ask(|reply| Event::Attach { peer, identity, start, sender, reply }).await {
             Ok(link) => links::serve(link, self.events.clone(), receiver, reader, writer).await,
@@ -305,6 +333,8 @@ async fn read_upload(reader: &mut FrameReader, size_bytes: u64) -> Result<Option
     let mut component = BytesMut::new();
     while (component.len() as u64) < size_bytes {
         let Some(chunk) = reader.next().await? else { return Ok(None) };
+        // Uploads are few.
+        reader.dealt_with();
         component.extend_from_slice(&chunk);
     }
     Ok(Some(component.freeze()))

@@ -25,6 +25,7 @@ mod links;
 mod listener;
 mod members;
 mod network;
+mod quota;
 mod removal;
 mod space;
 mod standing;

@@ -6,6 +6,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use tokio::time::{Instant, timeout_at};
 
+use super::budget::{Budget, Charge};
 use super::error::ConnectionLost;
 
 /// A frame that has begun must be complete within this time.
@@ -63,6 +64,9 @@ pub enum FrameError {
     /// The connection is gone.
     #[error(transparent)]
     Lost(#[from] ConnectionLost),
+    /// The sender makes this side hold more than it may.
+    #[error("more has arrived from there than may wait here")]
+    OverBudget,
     /// This side used the stream after it had ended it.
     #[error("the stream was already ended by this side")]
     Ended,
@@ -95,13 +99,26 @@ pub struct FrameReader {
     max_bytes: usize,
     buffer: BytesMut,
     begun: Option<Instant>,
+    charge: Option<Charge>,
 }
 
 impl FrameReader {
     /// Reads from `stream` frames of at most `max_bytes`, without their length.
     #[must_use]
     pub fn new(stream: RecvStream, max_bytes: usize) -> Self {
-        Self { stream, max_bytes, buffer: BytesMut::new(), begun: None }
+        Self { stream, max_bytes, buffer: BytesMut::new(), begun: None, charge: None }
+    }
+
+    /// Charges what arrives to a budget, until [`FrameReader::dealt_with`] or the end of the reader. Where it does not allow for
+    /// more, reading fails.
+    #[must_use]
+    pub fn charged_to(self, budget: &Budget) -> Self {
+        Self { charge: Some(budget.charge()), ..self }
+    }
+
+    /// The frames so far are not held any more.
+    pub fn dealt_with(&mut self) {
+        self.charge.iter_mut().for_each(Charge::clear);
     }
 
     /// The next frame; `None` when the sender has finished the stream after a whole frame. Waits as long as it takes for
@@ -147,7 +164,11 @@ impl FrameReader {
             read.map_err(|_| FrameError::Stalled { after: FRAME_TIMEOUT })??
         };
         let Some(count) = count else { return Ok(false) };
-        self.buffer.reserve(chunks[..count].iter().map(Bytes::len).sum());
+        let bytes = chunks[..count].iter().map(Bytes::len).sum();
+        if self.charge.as_mut().is_some_and(|charge| !charge.add(bytes)) {
+            return Err(FrameError::OverBudget);
+        }
+        self.buffer.reserve(bytes);
         chunks[..count].iter().for_each(|chunk| self.buffer.put_slice(chunk));
         Ok(true)
     }

@@ -12,6 +12,7 @@
 //!
 //! Everything runs on a current-thread tokio runtime: one dedicated to an endpoint is the measured best.
 
+mod budget;
 mod bulk;
 mod connection;
 mod dial;
@@ -34,6 +35,7 @@ mod tests;
 
 use std::fmt;
 
+pub use budget::{Budget, Charge};
 pub use bulk::{BulkBody, BulkError, BulkReply, BulkRequest, accept_bulk, send_bulk};
 pub use connection::{CloseCode, Connection, RecvStream, SendStream};
 pub use endpoint::{Endpoint, EndpointOptions, Incoming};

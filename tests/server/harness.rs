@@ -118,6 +118,12 @@ impl Nodes {
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
+    /// The id of a node's process.
+    #[allow(dead_code, reason = "tests/disk, which shares this harness, has no use for it")]
+    pub fn process_id(&self, number: usize) -> u32 {
+        self.processes[number].as_ref().unwrap().id()
+    }
+
     /// Waits until a node has ended by itself.
     pub fn wait_for_end(&mut self, number: usize) -> ExitStatus {
         let process = RefCell::new(self.processes[number].take().unwrap());

@@ -11,6 +11,7 @@ mod faults;
 mod full_disk;
 mod harness;
 mod hostile;
+mod hostile_clients;
 mod idle;
 mod lifecycle;
 mod load;
