@@ -91,7 +91,7 @@ impl Listener {
     }
 
     async fn serve_client(self, identity: &Role, connection: &Connection) {
-        let (_client, quota) = (self.doors.client(), self.quotas.of(&identity));
+        let (_client, quota) = (self.doors.client(), self.quotas.of(identity));
         let mut closing = pin!(self.doors.closing());
         let mut was_told = false;
         loop {

@@ -107,6 +107,12 @@ impl Nodes {
         self.signal(number, "-STOP");
     }
 
+    /// SIGCONT: it goes on.
+    #[allow(dead_code, reason = "tests/disk, which shares this harness, has no use for it")]
+    pub fn resume(&self, number: usize) {
+        self.signal(number, "-CONT");
+    }
+
     /// SIGTERM; returns whether the process then ended well.
     pub fn terminate(&mut self, number: usize) -> bool {
         self.signal(number, "-TERM");

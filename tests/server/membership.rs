@@ -64,13 +64,18 @@ struct Load {
 
 impl Load {
     async fn start(nodes: &Nodes, peers: &[PeerId]) -> Self {
+        Self::start_from(nodes, peers, 0).await
+    }
+
+    /// Goes on counting where another has ended.
+    async fn start_from(nodes: &Nodes, peers: &[PeerId], first: u64) -> Self {
         let options = SessionOptions { request_timeout: PATIENCE, ..SessionOptions::default() };
         let session = Session::connect_with(nodes.client(), peers.to_vec(), Duration::from_secs(20), options).await;
         let (session, _notices) = session.unwrap();
         let ends = Arc::new(AtomicBool::new(false));
         let has_ended = Arc::clone(&ends);
         let counting = tokio::spawn(async move {
-            let mut count = 0_u64;
+            let mut count = first;
             while !has_ended.load(Ordering::Relaxed) {
                 let digits = |number: u64| number.to_string().into_bytes();
                 let expected = if count == 0 { KvExpected::Absent } else { KvExpected::Value(digits(count)) };
@@ -182,6 +187,31 @@ fn a_leader_that_is_removed_hands_over_and_goes() {
         assert!(matches!(error, SessionError::Failed(RequestError::NoSuchPeer { .. })), "{error}");
         let error = nodes.client().get_conf(&peers[leader], PATIENCE).await.unwrap_err();
         assert!(matches!(error, MembershipError::Failed(RequestError::NoSuchPeer { .. })), "{error}");
+    });
+}
+
+/// A leader whom nobody hears is replaced meanwhile: it comes back to a cluster that it does not belong to.
+#[test]
+fn a_leader_that_is_cut_off_is_replaced_and_does_no_harm_when_it_is_back() {
+    let nodes = Nodes::start(4);
+    let peers = create_on(&nodes, 3);
+    runtime().block_on(async {
+        let load = Load::start(&nodes, &peers[..3]).await;
+        let admin = nodes.client();
+        let leader = leader_among(&nodes, &peers[..3]);
+        let rest: Vec<_> = (0..3).filter(|number| *number != leader).map(|number| peers[number].clone()).collect();
+        nodes.pause(leader);
+        let new = [&rest[..], &peers[3..]].concat();
+        admin.set_new_conf(&rest[0], &new, &peers[..3], PATIENCE).await.unwrap();
+        let writes = load.end(&nodes, &rest).await;
+        assert!(writes > 0);
+        let load = Load::start_from(&nodes, &new, writes).await;
+        nodes.resume(leader);
+        let now = admin.get_conf(&new[0], PATIENCE).await.unwrap();
+        assert!(!now.peers.contains(&peers[leader]), "{now:?}");
+        until_gone(&nodes, leader);
+        load.end(&nodes, &new).await;
+        until_equal(&nodes, &new);
     });
 }
 
