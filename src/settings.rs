@@ -14,6 +14,8 @@ pub struct Settings {
     pub kept_log_count: u64,
     /// Most sessions that may be open at a time.
     pub max_sessions: u64,
+    /// Most sessions of one client identity that may be open at a time.
+    pub max_sessions_per_identity: u64,
     /// Most replies of a session that may wait for the client to acknowledge them.
     pub max_unacknowledged: u64,
     /// What calls into the backend may use.
@@ -27,6 +29,7 @@ impl Default for Settings {
             min_log_percent: 50,
             kept_log_count: 1_000,
             max_sessions: 100_000,
+            max_sessions_per_identity: 20_000,
             max_unacknowledged: 1_024,
             budgets: Budgets::default(),
         }

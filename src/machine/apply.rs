@@ -129,6 +129,9 @@ impl Machine {
         if self.sessions.len() as u64 >= self.genesis.settings.max_sessions {
             return Step::Refuse(SessionRefusal::TooManySessions);
         }
+        if self.sessions.count_of(&terms.identity) >= self.genesis.settings.max_sessions_per_identity {
+            return Step::Refuse(SessionRefusal::TooManyOfIdentity);
+        }
         self.sessions.open(session, terms.clone());
         Step::Open(terms)
     }

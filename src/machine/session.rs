@@ -37,6 +37,9 @@ pub(super) struct Sessions {
     open: BTreeMap<SessionId, Session>,
     /// Sessions that have ended and whose ephemeral data is still there, because the backend died of the end.
     orphaned: BTreeSet<SessionId>,
+    /// How many are open of each identity that has any.
+    #[serde(skip)]
+    of_identity: BTreeMap<String, u64>,
 }
 
 /// One open session.
@@ -89,6 +92,20 @@ impl Sessions {
         self.open.len()
     }
 
+    /// How many sessions of an identity are open.
+    pub(super) fn count_of(&self, identity: &str) -> u64 {
+        self.of_identity.get(identity).copied().unwrap_or(0)
+    }
+
+    /// Counts anew what was read from bytes.
+    pub(super) fn counted(mut self) -> Self {
+        self.of_identity.clear();
+        for session in self.open.values() {
+            *self.of_identity.entry(session.terms.identity.clone()).or_default() += 1;
+        }
+        self
+    }
+
     pub(super) fn contains(&self, id: SessionId) -> bool {
         self.open.contains_key(&id)
     }
@@ -107,13 +124,18 @@ impl Sessions {
     }
 
     pub(super) fn open(&mut self, id: SessionId, terms: SessionTerms) {
+        *self.of_identity.entry(terms.identity.clone()).or_default() += 1;
         let session = Session { terms, next: 1, acked_up_to: 0, replies: BTreeMap::new() };
         let before = self.open.insert(id, session);
         assert!(before.is_none(), "an index opens one session");
     }
 
     pub(super) fn end(&mut self, id: SessionId) {
-        self.open.remove(&id);
+        let Some(Session { terms, .. }) = self.open.remove(&id) else { return };
+        match self.of_identity.get_mut(&terms.identity) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.of_identity.remove(&terms.identity)),
+        }
     }
 
     /// The session has ended, and its ephemeral data stays.

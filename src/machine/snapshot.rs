@@ -68,6 +68,7 @@ impl HostPart {
     /// # Errors
     /// [`DecodeError`] when they are not a host part.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        codec::decode(bytes)
+        let part: Self = codec::decode(bytes)?;
+        Ok(Self { sessions: part.sessions.counted(), ..part })
     }
 }

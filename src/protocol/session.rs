@@ -197,6 +197,9 @@ pub enum SessionRefusal {
     /// The cluster has as many sessions as its settings allow.
     #[error("the cluster has as many sessions as it may have")]
     TooManySessions,
+    /// The client's identity has as many sessions as the cluster's settings allow to one.
+    #[error("this client has as many sessions on the cluster as one may have")]
+    TooManyOfIdentity,
 }
 
 /// Why a session has ended.

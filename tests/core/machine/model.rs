@@ -72,6 +72,11 @@ impl Model {
         (outcome, changed.into_iter().map(Key::from).collect())
     }
 
+    fn count_of(&self, identity: &str) -> u64 {
+        let open = self.sessions.iter().filter(|session| !session.has_ended && session.terms.identity == identity);
+        open.count() as u64
+    }
+
     fn obey(&mut self, index: Index, command: Command) -> (Outcome, Vec<String>) {
         let open = self.sessions.iter().filter(|session| !session.has_ended).count() as u64;
         match command {
@@ -81,6 +86,11 @@ impl Model {
             }
             Command::OpenSession(_) if open >= self.settings.max_sessions => {
                 (Outcome::Refused(SessionRefusal::TooManySessions), vec![])
+            }
+            Command::OpenSession(SessionTerms { ref identity, .. })
+                if self.count_of(identity) >= self.settings.max_sessions_per_identity =>
+            {
+                (Outcome::Refused(SessionRefusal::TooManyOfIdentity), vec![])
             }
             Command::OpenSession(terms) => {
                 let (id, opened) = (SessionId(index.0), Outcome::Opened(terms.clone()));

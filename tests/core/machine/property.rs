@@ -84,9 +84,15 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn history() -> impl Strategy<Value = History> {
     let steps = prop::collection::vec(step(), 1..60);
-    (1u64..4, 1u64..5, steps).prop_map(|(max_sessions, max_unacknowledged, mut steps)| {
+    (1u64..4, 1u64..4, 1u64..5, steps).prop_map(|(max_sessions, per_identity, max_unacknowledged, mut steps)| {
         steps.insert(0, Step::Open);
-        History { settings: Settings { max_sessions, max_unacknowledged, ..Settings::default() }, steps }
+        let settings = Settings {
+            max_sessions,
+            max_sessions_per_identity: per_identity,
+            max_unacknowledged,
+            ..Settings::default()
+        };
+        History { settings, steps }
     })
 }
 
@@ -125,7 +131,7 @@ impl Builder {
         Some(match step {
             Step::Elect => return None,
             Step::Open => Command::OpenSession(SessionTerms {
-                identity: format!("client {index}"),
+                identity: format!("client {}", index.0 % 2),
                 secret: SessionSecret(u128::from(index.0)).digest(),
                 timeout_ms: index.0,
             }),
@@ -256,7 +262,7 @@ type Kind = (&'static str, usize, fn(&Outcome) -> bool);
 #[test]
 fn random_histories_meet_every_outcome() {
     let mut runner = TestRunner::deterministic();
-    let mut met: [Kind; 9] = [
+    let mut met: [Kind; 10] = [
         ("open", 0, |outcome| matches!(outcome, Outcome::Opened(_))),
         ("reply", 0, |outcome| matches!(outcome, Outcome::Answered { reply: Ok(_), .. })),
         ("refusal by the backend", 0, |outcome| matches!(outcome, Outcome::Answered { reply: Err(_), .. })),
@@ -266,6 +272,7 @@ fn random_histories_meet_every_outcome() {
         ("out of order", 0, |outcome| matches!(outcome, Outcome::Refused(SessionRefusal::OutOfOrder { .. }))),
         ("unacknowledged", 0, |outcome| *outcome == Outcome::Refused(SessionRefusal::TooManyUnacknowledged)),
         ("sessions", 0, |outcome| *outcome == Outcome::Refused(SessionRefusal::TooManySessions)),
+        ("of one", 0, |outcome| *outcome == Outcome::Refused(SessionRefusal::TooManyOfIdentity)),
     ];
     let (mut again, mut gone) = (0, 0);
     for _ in 0..200 {

@@ -3,8 +3,8 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `cluster [max_sessions=N] [max_unacknowledged=N]` | begins anew; every script begins so by itself |
-//! | `open NAME` | an entry: opens a session, called NAME from here on |
+//! | `cluster [max_sessions=N] [max_sessions_per_identity=N] [max_unacknowledged=N]` | begins anew; every script begins so by itself |
+//! | `open NAME [of=IDENTITY]` | an entry: opens a session, called NAME from here on, as is its client unless it is told |
 //! | `send NAME SEQ WORD... [acked=N]` | an entry: a session's command, for the backend of `keys.rs` |
 //! | `ephemeral NAME SEQ WORD... [acked=N]` | the same, and what it writes goes with the session |
 //! | `close NAME`, `expire NAME` | an entry: ends the session |
@@ -61,8 +61,9 @@ impl Runner for Script {
         match command.name.as_str() {
             "cluster" => self.cluster(&mut args)?,
             "open" => {
-                let identity = args.next_pos().ok_or("who?")?.to_owned();
-                self.names.insert(identity.clone(), SessionId(self.last.next().0));
+                let name = args.next_pos().ok_or("who?")?.to_owned();
+                let identity = args.next_key().map_or_else(|| name.clone(), |(_, identity)| identity.to_owned());
+                self.names.insert(name, SessionId(self.last.next().0));
                 let terms = SessionTerms { identity, secret: SessionSecret(1).digest(), timeout_ms: 1_000 };
                 self.enter(data(&machine::Command::OpenSession(terms)))?;
             }
@@ -147,6 +148,7 @@ impl Script {
         while let Some((key, value)) = args.next_key() {
             match key {
                 "max_sessions" => settings.max_sessions = value.parse()?,
+                "max_sessions_per_identity" => settings.max_sessions_per_identity = value.parse()?,
                 "max_unacknowledged" => settings.max_unacknowledged = value.parse()?,
                 other => return Err(format!("no setting '{other}'").into()),
             }

@@ -117,7 +117,9 @@ impl Sim {
                 stream.must_resend = true;
                 self.count("session: too many unacknowledged");
             }
-            Err(SessionRefusal::Expired | SessionRefusal::TooManySessions) => panic!("not on an attached stream"),
+            Err(SessionRefusal::Expired | SessionRefusal::TooManySessions | SessionRefusal::TooManyOfIdentity) => {
+                panic!("not on an attached stream")
+            }
         }
     }
 
