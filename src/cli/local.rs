@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::cli::cert::{self, Present};
 use crate::cli::cluster::BUNDLED_KV;
+use crate::cli::compile;
 use crate::cli::output::Failure;
 use crate::client::{Client, NewCluster};
 use crate::node::{Config, Listen, Node, Tuning};
@@ -61,6 +62,7 @@ impl Local {
             snapshot_dir: data.join("snapshots"),
             log_dir: data,
             tuning: Tuning { guest_threads: 1, ..Tuning::default() },
+            compiler: compile::compiler()?,
         };
         self.nodes[number] = Some(Node::start(config)?);
         Ok(())

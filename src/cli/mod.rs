@@ -3,6 +3,7 @@
 mod backend;
 mod cert;
 mod cluster;
+mod compile;
 mod connect;
 mod data;
 mod demo;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::wasm::COMPILE_COMMAND;
 use output::{Failure, Output};
 
 /// Replicates any WebAssembly component: upload a state machine, get a linearizable, fault-tolerant service.
@@ -75,6 +77,9 @@ enum Command {
     /// Check the files of a stopped node, or show its log.
     #[command(subcommand)]
     Store(store::Store),
+    /// Compile a component for the node that has started this process.
+    #[command(name = COMPILE_COMMAND, hide = true)]
+    Compile(compile::Compile),
 }
 
 /// Runs the command that the arguments name.
@@ -98,6 +103,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Session(session) => session.run(output),
         Command::Kv(kv) => kv.run(output),
         Command::Store(store) => store.run(output),
+        Command::Compile(compile) => compile.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::output::Failure;
-use crate::cli::{log, runtime};
+use crate::cli::{compile, log, runtime};
 use crate::node::{Node, Settings};
 use crate::types::NodeAddr;
 
@@ -64,7 +64,7 @@ impl Serve {
             snapshot_backup_count: self.snapshot_backup_count,
             ..Settings::default()
         };
-        let node = Node::start(flags.or(file).into_config()?)?;
+        let node = Node::start(flags.or(file).into_config(compile::compiler()?)?)?;
         stop_on_signal(&node)?;
         Ok(node.wait()?)
     }

@@ -56,7 +56,7 @@ impl Backends {
             Some(backend) => backend,
             // Two peers may compile the same component at once; the result is the same.
             None => {
-                let compiled = self.wasm.compile(&self.files.get(genesis.component)?)?;
+                let compiled = self.wasm.compile_again(&self.files.get(genesis.component)?)?;
                 self.remember(genesis.component, compiled.clone());
                 compiled
             }
@@ -77,6 +77,11 @@ impl Backends {
             self.files.remove(unused)?;
         }
         Ok(())
+    }
+
+    /// Ends what compiles components, and compiles no more.
+    pub(super) fn stop(&self) {
+        self.wasm.stop();
     }
 
     fn remember(&self, component: Digest, backend: WasmBackend) {
@@ -120,7 +125,7 @@ mod tests {
             snapshot_backup_count: 0,
         };
         let (store, _) = Store::open(options, Box::new(Ignore)).unwrap();
-        Backends::new(Wasm::new(&folder.join("compiled")).unwrap(), store.components())
+        Backends::new(Wasm::in_process(&folder.join("compiled")).unwrap(), store.components())
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::node::inspect::default_snapshot_dir;
 use crate::store::StoreOptions;
 use crate::transport::{Credentials, TlsError, TlsFiles};
 use crate::types::NodeAddr;
+use crate::wasm::{CompileLimits, Compiler};
 
 /// What a node is started with.
 pub struct Config {
@@ -24,6 +25,8 @@ pub struct Config {
     pub credentials: Credentials,
     /// Timing and sizes.
     pub tuning: Tuning,
+    /// Who compiles the components that it is sent.
+    pub compiler: Compiler,
 }
 
 /// Where a node listens.
@@ -54,6 +57,10 @@ pub struct Tuning {
     pub snapshot_backup: bool,
     /// How many snapshots of each peer the archive holds: the newest.
     pub snapshot_backup_count: usize,
+    /// Most address space of a child process that compiles a component, in bytes.
+    pub compile_memory_bytes: u64,
+    /// How long it may take, in milliseconds.
+    pub compile_deadline_ms: u64,
 }
 
 /// How far queries and snapshots are kept from the machine that commands are applied to.
@@ -76,6 +83,8 @@ impl Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
+        let CompileLimits { memory_bytes: compile_memory_bytes, deadline_ms: compile_deadline_ms } =
+            CompileLimits::default();
         Self {
             election_timeout_ms: 500,
             guest_threads: std::thread::available_parallelism().map_or(2, usize::from),
@@ -85,6 +94,8 @@ impl Default for Tuning {
             min_free_bytes: 64 << 20,
             snapshot_backup: false,
             snapshot_backup_count: 10,
+            compile_memory_bytes,
+            compile_deadline_ms,
         }
     }
 }
@@ -162,6 +173,10 @@ pub struct Settings {
     pub snapshot_backup: Option<bool>,
     /// See [`Tuning::snapshot_backup_count`].
     pub snapshot_backup_count: Option<usize>,
+    /// See [`Tuning::compile_memory_bytes`].
+    pub compile_memory_bytes: Option<u64>,
+    /// See [`Tuning::compile_deadline_ms`].
+    pub compile_deadline_ms: Option<u64>,
 }
 
 impl Settings {
@@ -210,14 +225,16 @@ impl Settings {
             min_free_bytes: self.min_free_bytes.or(fallback.min_free_bytes),
             snapshot_backup: self.snapshot_backup.or(fallback.snapshot_backup),
             snapshot_backup_count: self.snapshot_backup_count.or(fallback.snapshot_backup_count),
+            compile_memory_bytes: self.compile_memory_bytes.or(fallback.compile_memory_bytes),
+            compile_deadline_ms: self.compile_deadline_ms.or(fallback.compile_deadline_ms),
         }
     }
 
-    /// Makes a configuration of them.
+    /// Makes a configuration of them, of a node that has `compiler` compile its components.
     ///
     /// # Errors
     /// [`ConfigError`] naming the setting that is missing or wrong.
-    pub fn into_config(self) -> Result<Config, ConfigError> {
+    pub fn into_config(self, compiler: Compiler) -> Result<Config, ConfigError> {
         let node = self.node.ok_or(ConfigError::Missing("node"))?;
         let listen = resolve(self.listen.as_deref().unwrap_or(node.as_str()))?;
         let log_dir = self.log_dir.ok_or(ConfigError::Missing("log_dir"))?;
@@ -237,6 +254,8 @@ impl Settings {
             min_free_bytes: self.min_free_bytes.unwrap_or(default.min_free_bytes),
             snapshot_backup: self.snapshot_backup.unwrap_or(default.snapshot_backup),
             snapshot_backup_count: self.snapshot_backup_count.unwrap_or(default.snapshot_backup_count),
+            compile_memory_bytes: self.compile_memory_bytes.unwrap_or(default.compile_memory_bytes),
+            compile_deadline_ms: self.compile_deadline_ms.unwrap_or(default.compile_deadline_ms),
         };
         tuning.check()?;
         Ok(Config {
@@ -246,19 +265,27 @@ impl Settings {
             log_dir,
             credentials: Credentials::load(&files)?,
             tuning,
+            compiler,
         })
     }
 }
 
 impl Tuning {
     fn check(&self) -> Result<(), ConfigError> {
-        let allowed = Self::MIN_ELECTION_TIMEOUT_MS..=Self::MAX_ELECTION_TIMEOUT_MS;
-        if !allowed.contains(&self.election_timeout_ms) {
-            return Err(ConfigError::Invalid {
-                setting: "election_timeout_ms",
-                value: self.election_timeout_ms.to_string(),
-                reason: format!("it must be between {} and {} milliseconds", allowed.start(), allowed.end()),
-            });
+        let election_timeouts = Self::MIN_ELECTION_TIMEOUT_MS..=Self::MAX_ELECTION_TIMEOUT_MS;
+        for (setting, value, allowed) in [
+            ("election_timeout_ms", self.election_timeout_ms, election_timeouts),
+            ("compile_deadline_ms", self.compile_deadline_ms, 1..=CompileLimits::MAX_DEADLINE_MS),
+        ] {
+            if !allowed.contains(&value) {
+                let reason = format!("it must be between {} and {} milliseconds", allowed.start(), allowed.end());
+                return Err(ConfigError::Invalid { setting, value: value.to_string(), reason });
+            }
+        }
+        if self.compile_memory_bytes < CompileLimits::MIN_MEMORY_BYTES {
+            let (value, least) = (self.compile_memory_bytes.to_string(), CompileLimits::MIN_MEMORY_BYTES);
+            let reason = format!("it must be at least {least} bytes");
+            return Err(ConfigError::Invalid { setting: "compile_memory_bytes", value, reason });
         }
         for (setting, value) in [
             ("guest_threads", self.guest_threads),
@@ -315,7 +342,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_out_of_bounds_is_named() {
-        let error = |settings: Settings| settings.into_config().err().unwrap().to_string();
+        let error = |settings: Settings| settings.into_config(Compiler::InProcess).err().unwrap().to_string();
         assert!(error(Settings::default()).contains("--node"));
         let node = Settings { node: Some("127.0.0.1:7400".parse().unwrap()), ..Settings::default() };
         assert!(error(node.clone()).contains("--log-dir"));
@@ -324,7 +351,11 @@ mod tests {
         let whole = Settings { log_dir: files("d"), ca, cert, key, ..node };
         let hasty = Settings { election_timeout_ms: Some(1), ..whole.clone() };
         assert!(error(hasty).contains("'election_timeout_ms' cannot be 1"));
-        let forgetful = Settings { snapshot_backup: Some(true), snapshot_backup_count: Some(0), ..whole };
+        let forgetful = Settings { snapshot_backup: Some(true), snapshot_backup_count: Some(0), ..whole.clone() };
         assert!(error(forgetful).contains("'snapshot_backup_count' cannot be 0"));
+        let impatient = Settings { compile_deadline_ms: Some(0), ..whole.clone() };
+        assert!(error(impatient).contains("'compile_deadline_ms' cannot be 0"));
+        let stingy = Settings { compile_memory_bytes: Some(1), ..whole };
+        assert!(error(stingy).contains("'compile_memory_bytes' cannot be 1: it must be at least"));
     }
 }

@@ -224,7 +224,8 @@ impl Driver {
         for (_, link) in self.links {
             link.end(RequestError::Stopping);
         }
-        let Parts { guest_threads, store, network, .. } = self.parts;
+        let Parts { guest_threads, store, network, backends, .. } = self.parts;
+        backends.stop();
         network.close().await;
         let guests = tokio::task::spawn_blocking(move || guest_threads.stop());
         if tokio::time::timeout(GUESTS_STOP_TIMEOUT, guests).await.is_err() {

@@ -7,6 +7,8 @@
 //! - the *store's writer thread* makes what waits durable, all peers in one commit;
 //! - the *guest threads* run the users' components, each peer's in a `host`, by turns (`guests`).
 //!
+//! A component is compiled by a child process, and on a thread of its own a node waits for it and tries it (`lifecycle`).
+//!
 //! They talk by queues with bounds; no lock is held while anything waits.
 
 mod backends;
@@ -45,10 +47,10 @@ pub use standing::Introduction;
 
 use crate::codec;
 use crate::raft;
-use crate::store::{Completion, DurableSink, Store, StoreError, StoreOptions};
+use crate::store::{Completion, DurableSink, Store, StoreError, StoreOptions, StoredPeer};
 use crate::transport::{Endpoint, EndpointOptions, Limits, Role, TransportError};
 use crate::types::NodeAddr;
-use crate::wasm::{Wasm, WasmError};
+use crate::wasm::{CompileLimits, Wasm, WasmError};
 use backends::Backends;
 use departure::Doors;
 use driver::{Driver, Ended, Event, MAX_EVENTS, Parts};
@@ -209,31 +211,16 @@ async fn run(
     inbox: mpsc::Receiver<Event>,
     ready: SyncSender<()>,
 ) -> Result<(), NodeError> {
-    let Config { node, listen, log_dir, snapshot_dir, credentials, tuning } = config;
-    let wasm = Wasm::new(&log_dir.join("compiled"))?;
-    let options = StoreOptions {
-        log_dir: log_dir.clone(),
-        snapshot_dir,
-        node: node.clone(),
-        cache_bytes: tuning.cache_bytes,
-        max_segment_bytes: tuning.max_segment_size,
-        snapshot_backup_count: if tuning.snapshot_backup { tuning.snapshot_backup_count } else { 0 },
+    let compile_limits = CompileLimits {
+        memory_bytes: config.tuning.compile_memory_bytes,
+        deadline_ms: config.tuning.compile_deadline_ms,
     };
-    let (store, stored) = Store::open(options, Box::new(StoreEvents(events.clone())))?;
-    let mut peers = Vec::with_capacity(stored.len());
-    for peer in stored {
-        let unreadable = |source| NodeError::Record { incarnation: peer.incarnation, log_dir: log_dir.clone(), source };
-        let record: PeerRecord = codec::decode(&peer.record).map_err(unreadable)?;
-        peers.push((peer, record));
-    }
-    let limits = Limits::default();
-    let backends = Arc::new(Backends::new(wasm, store.components()));
-    // What no peer runs is left of a cluster that was being created or removed when the node was killed.
-    let components = peers.iter().map(|(_, record)| record.genesis.component).collect();
-    if let Err(error) = backends.keep_only(&components) {
-        tracing::warn!(%error, "could not delete components that no peer runs");
-    }
+    let wasm = Wasm::new(&config.log_dir.join("compiled"), config.compiler.clone(), compile_limits)?;
+    let (store, peers) = open_store(&config, StoreEvents(events.clone()))?;
+    let backends = open_backends(wasm, &store, &peers);
 
+    let Config { node, listen, credentials, tuning, .. } = config;
+    let limits = Limits::default();
     let watched = credentials.clone();
     let endpoint = match listen {
         Listen::Address(address) => Endpoint::server(EndpointOptions { listen: address, credentials, limits })?,
@@ -290,6 +277,38 @@ async fn run(
             Err(error.into())
         }
     }
+}
+
+/// Opens the store, and reads what it holds of peers.
+fn open_store(config: &Config, sink: StoreEvents) -> Result<(Store, Vec<(StoredPeer, PeerRecord)>), NodeError> {
+    let Config { node, log_dir, snapshot_dir, tuning, .. } = config;
+    let options = StoreOptions {
+        log_dir: log_dir.clone(),
+        snapshot_dir: snapshot_dir.clone(),
+        node: node.clone(),
+        cache_bytes: tuning.cache_bytes,
+        max_segment_bytes: tuning.max_segment_size,
+        snapshot_backup_count: if tuning.snapshot_backup { tuning.snapshot_backup_count } else { 0 },
+    };
+    let (store, stored) = Store::open(options, Box::new(sink))?;
+    let read = |peer: StoredPeer| {
+        let unreadable = |source| NodeError::Record { incarnation: peer.incarnation, log_dir: log_dir.clone(), source };
+        let record = codec::decode(&peer.record).map_err(unreadable)?;
+        Ok((peer, record))
+    };
+    let peers = stored.into_iter().map(read).collect::<Result<_, NodeError>>()?;
+    Ok((store, peers))
+}
+
+/// The components that these peers run.
+fn open_backends(wasm: Wasm, store: &Store, peers: &[(StoredPeer, PeerRecord)]) -> Arc<Backends> {
+    let backends = Backends::new(wasm, store.components());
+    // What no peer runs is left of a cluster that was being created or removed when the node was killed.
+    let components = peers.iter().map(|(_, record)| record.genesis.component).collect();
+    if let Err(error) = backends.keep_only(&components) {
+        tracing::warn!(%error, "could not delete components that no peer runs");
+    }
+    Arc::new(backends)
 }
 
 fn raft_config() -> raft::Config {

@@ -1,7 +1,9 @@
 //! Decides whether bytes are a component that fits the contract, and says by name what does not.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
 use wasmtime::component::types::{self, ComponentFunc, ComponentInstance, ComponentItem};
 use wasmtime::component::{Component, ComponentNamedList, Lift, Lower, ResourceAny};
@@ -49,8 +51,8 @@ where
     function.typecheck::<Params, Return>(&component.instance_type())
 }
 
-/// Why bytes are not a backend. Except for `Host`, whoever built them is to blame.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why bytes are not a backend. Whoever built them is to blame, if nobody else is named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ComponentError {
     /// Larger than [`MAX_COMPONENT_BYTES`].
     #[error("it has {0} bytes, and a backend has at most {MAX_COMPONENT_BYTES}: build it for release and strip it")]
@@ -71,7 +73,7 @@ pub enum ComponentError {
     #[error("it has {count} {what}, and a backend has at most {most}")]
     TooMany {
         /// Of what.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// How many it has.
         count: u32,
         /// How many it may have.
@@ -91,6 +93,28 @@ pub enum ComponentError {
     /// An import or export has the right name and the wrong type.
     #[error("a function has another type than in the contract: {0}")]
     WrongType(String),
+    /// Compiling it takes more than the address space that a node gives to it, in bytes.
+    #[error(
+        "compiling it takes more than {0} bytes of memory: make it smaller, or have the node's operator raise \
+         'compile_memory_bytes'"
+    )]
+    CompileMemory(u64),
+    /// Compiling it takes more than the time that a node gives to it, in milliseconds. So it may where the node has much else
+    /// to do.
+    #[error(
+        "compiling it takes more than {0} ms: make it smaller, try when the node has less to do, or have its operator raise \
+         'compile_deadline_ms'"
+    )]
+    CompileTime(u64),
+    /// Its compiled form is larger than a node keeps, in bytes.
+    #[error("its compiled form has more than {0} bytes: make it smaller")]
+    CompiledSize(usize),
+    /// Somebody on the node is to blame, or a defect of zraft: the process that compiled it came to this end.
+    #[error("the process on this node that compiled it {0}; try again")]
+    Compiler(String),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
     /// This node is to blame: it could not finish compiling.
     #[error("this node could not compile it: {0}")]
     Host(String),
@@ -199,7 +223,7 @@ fn check_parts(component: &Component) -> Result<(), ComponentError> {
         [("memories", parts.num_memories, MAX_MEMORIES), ("tables", parts.num_tables, MAX_TABLES)]
     {
         if count as usize > most {
-            return Err(ComponentError::TooMany { what, count, most });
+            return Err(ComponentError::TooMany { what: what.into(), count, most });
         }
     }
     Ok(())

@@ -13,8 +13,8 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, WasmFeatures};
 
+use super::compiler::{CompileLimits, Compiler, Compiling};
 use super::component::{ComponentError, Kind, WasmBackend};
-use super::core_module::componentize;
 use crate::types::Digest;
 
 /// The engine and its version: they decide what a call costs and how deep a guest may recurse.
@@ -55,22 +55,33 @@ pub enum WasmError {
 /// The WebAssembly engine: one a node, shared by all its backends.
 pub struct Wasm {
     engine: Engine,
+    compiling: Compiling,
+    limits: CompileLimits,
     cache: PathBuf,
     _ticker: Ticker,
 }
 
 impl Wasm {
-    /// Starts the engine. Compiled components are kept in the folder `cache`, which is made if needed. Nobody else may
-    /// be able to write there: what it holds is run as machine code.
+    /// Starts the engine. Components are compiled by `compiler`, a child within `limits`. Compiled ones are kept in the folder
+    /// `cache`, which is made if needed. Nobody else may be able to write there: what it holds is run as machine code.
     ///
     /// # Errors
     /// [`WasmError`] when this node cannot run the engine or use the folder.
-    pub fn new(cache: &Path) -> Result<Self, WasmError> {
+    pub fn new(cache: &Path, compiler: Compiler, limits: CompileLimits) -> Result<Self, WasmError> {
         let failed = |source| WasmError::Cache { path: cache.to_owned(), source };
         fs::create_dir_all(cache).map_err(failed)?;
         let engine = new_engine()?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| WasmError::Engine(error.to_string()))?;
-        Ok(Self { engine, cache: cache.to_owned(), _ticker: ticker })
+        let compiling = Compiling::new(compiler);
+        Ok(Self { engine, compiling, limits, cache: cache.to_owned(), _ticker: ticker })
+    }
+
+    /// The same for components that are trusted: this process compiles them.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn in_process(cache: &Path) -> Result<Self, WasmError> {
+        Self::new(cache, Compiler::InProcess, CompileLimits::default())
     }
 
     /// Compiles a component, or takes its compiled form from the cache, and checks it against the contract. Of a core
@@ -80,17 +91,41 @@ impl Wasm {
     /// memory.
     ///
     /// # Errors
-    /// [`ComponentError`] says what is wrong with the component; its variant `Host`, what is wrong with this node.
+    /// [`ComponentError`] says what is wrong with the component, or with this node.
     pub fn compile(&self, bytes: &[u8]) -> Result<WasmBackend, ComponentError> {
-        let kind = Kind::of(bytes)?;
+        self.compile_within(bytes, self.limits)
+    }
+
+    /// The same for a component that was taken in before: it may take four times as much. Where its compiled form is not in the
+    /// cache, that is of another version of the engine, or was lost.
+    ///
+    /// # Errors
+    /// As [`Self::compile`].
+    pub fn compile_again(&self, bytes: &[u8]) -> Result<WasmBackend, ComponentError> {
+        self.compile_within(bytes, self.limits.if_accepted())
+    }
+
+    /// Ends what compiles, and compiles no more.
+    pub fn stop(&self) {
+        self.compiling.stop();
+    }
+
+    fn compile_within(&self, bytes: &[u8], limits: CompileLimits) -> Result<WasmBackend, ComponentError> {
+        Kind::of(bytes)?;
         let digest = Digest::of(bytes);
         let path = self.cached_path(digest);
         let component = match self.cached(&path) {
             Some(component) => component,
-            None => match kind {
-                Kind::Component => self.compile_to_cache(bytes, &path)?,
-                Kind::CoreModule => self.compile_to_cache(&componentize(&self.engine, bytes)?, &path)?,
-            },
+            None => {
+                let compiled = self.compiling.compile(&self.engine, bytes, limits)?;
+                let component = load_compiled(&self.engine, &compiled);
+                let component = component.map_err(|error| ComponentError::Host(format!("{error:#}")))?;
+                // Without the cache everything works, only slower.
+                if let Err(error) = write_checked(&path, &compiled) {
+                    tracing::warn!(path = %path.display(), %error, "cannot keep a compiled component");
+                }
+                component
+            }
         };
         WasmBackend::new(&self.engine, component, digest)
     }
@@ -120,17 +155,6 @@ impl Wasm {
     #[cfg(test)]
     pub(super) fn tick(&self) {
         self.engine.increment_epoch();
-    }
-
-    fn compile_to_cache(&self, bytes: &[u8], path: &Path) -> Result<Component, ComponentError> {
-        let component =
-            Component::new(&self.engine, bytes).map_err(|error| ComponentError::Malformed(format!("{error:#}")))?;
-        let compiled = component.serialize().map_err(|error| ComponentError::Host(format!("{error:#}")))?;
-        // Without the cache everything works, only slower.
-        if let Err(error) = write_checked(path, &compiled) {
-            tracing::warn!(path = %path.display(), %error, "cannot keep a compiled component");
-        }
-        Ok(component)
     }
 
     fn cached(&self, path: &Path) -> Option<Component> {
@@ -166,6 +190,11 @@ impl std::fmt::Debug for Wasm {
 /// An engine as every node has it. Nobody advances its epoch yet.
 pub(super) fn new_engine() -> Result<Engine, WasmError> {
     Engine::new(&config()).map_err(|error| WasmError::Engine(format!("{error:#}")))
+}
+
+/// An engine that compiles the same, on the calling thread alone.
+pub(super) fn single_threaded_engine() -> Result<Engine, WasmError> {
+    Engine::new(config().parallel_compilation(false)).map_err(|error| WasmError::Engine(format!("{error:#}")))
 }
 
 /// Everything that could make two nodes disagree about a run is switched off or fixed.
@@ -220,11 +249,12 @@ fn write_checked(path: &Path, compiled: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Loads what [`Component::serialize`] made.
+/// Loads what [`Engine::precompile_component`] made.
 #[allow(unsafe_code)]
 fn load_compiled(engine: &Engine, compiled: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the bytes must come from `serialize`. They are read from the node's own folder, which only the node
-    // writes, into memory that nobody else changes, and their checksum, made when they were written, was right.
+    // SAFETY: the bytes must come from an engine's compiler. They have just come from it, in this process or by the pipe of
+    // a child that runs the program that the operator set; or they are read from the node's own folder, which only the node
+    // writes, and their checksum, made when they were written, was right. They are in memory that nobody else changes.
     unsafe { Component::deserialize(engine, compiled) }
 }
 

@@ -1,6 +1,7 @@
 //! Runs a user's component as a [`Backend`](crate::machine::Backend). The only place that knows wasmtime.
 //!
-//! - [`Wasm`] is the engine, one a node: it compiles components deterministically and keeps the compiled form on disk.
+//! - [`Wasm`] is the engine, one a node: it has components compiled deterministically and keeps the compiled form on disk.
+//! - [`Compiler`] says who compiles: for a node, a child process with limits.
 //! - [`WasmBackend`] is a component that fits the contract `wit/zraft.wit`, ready to be instantiated.
 //! - [`WasmFactory`] makes instances of it for one cluster, within that cluster's budgets.
 //!
@@ -10,6 +11,7 @@
 //! Calls into guests must be made on threads with at least [`GUEST_THREAD_STACK_BYTES`] of stack. On a smaller one, a
 //! guest that recurses deeply overflows the thread's stack before its own limit, and that ends the process.
 
+mod compiler;
 mod component;
 mod contract;
 mod core_module;
@@ -25,6 +27,7 @@ mod wasi;
 #[cfg(test)]
 mod tests;
 
+pub use compiler::{COMPILE_COMMAND, CompileLimits, Compiler, MEMORY_FLAG, compile_for_parent};
 pub use component::{ComponentError, Kind, MACHINE, MAX_COMPONENT_BYTES, WasmBackend};
 pub use core_module::to_component;
 pub use engine::{ENGINE, GUEST_THREAD_STACK_BYTES, Wasm, WasmError};

@@ -4,6 +4,7 @@ mod backend;
 mod backend_check;
 mod bundled;
 mod certificates;
+mod compile;
 mod crashes;
 mod creation;
 mod departure;

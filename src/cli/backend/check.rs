@@ -139,7 +139,7 @@ fn check(component: &Bytes, plan: Plan, compiled: &Path) -> Result<Report, Failu
     let digest = Digest::of(component);
     let (budgets, seed) = (plan.settings.budgets, plan.seed);
     let mut report = Report { size_bytes: component.len(), digest, budgets, seed, run: None, findings: Vec::new() };
-    let wasm = Wasm::new(compiled).map_err(|error| Failure::failed(error.to_string()))?;
+    let wasm = Wasm::in_process(compiled).map_err(|error| Failure::failed(error.to_string()))?;
     let backend = match wasm.compile(component) {
         Ok(backend) => backend,
         Err(error @ ComponentError::Host(_)) => return Err(Failure::failed(error.to_string())),

@@ -57,7 +57,7 @@ impl Bench {
         let (store, _) = Store::open(options, Box::new(Sink(sender))).unwrap();
         let component = Digest::of(HOSTILE);
         store.components().put(component, HOSTILE).unwrap();
-        let wasm = Wasm::new(&folder.path().join("compiled")).unwrap();
+        let wasm = Wasm::in_process(&folder.path().join("compiled")).unwrap();
         let backends = Arc::new(Backends::new(wasm, store.components()));
         let genesis = Genesis { cluster: ClusterId(1), component, config: Bytes::new(), settings: Settings::default() };
         store.create_peer(PEER, Bytes::new(), Write::bootstrap(Configuration::default(), 0));

@@ -134,5 +134,5 @@ fn more_memories_than_an_instance_may_have_are_refused() {
     let modules = "(core instance (instantiate $memory))".repeat(9);
     let imports = format!("(core module $memory (memory 1)) {modules}");
     let error = refused_text(&format!("(component {imports})"));
-    assert_eq!(error, ComponentError::TooMany { what: "memories", count: 9, most: 8 });
+    assert_eq!(error, ComponentError::TooMany { what: "memories".into(), count: 9, most: 8 });
 }

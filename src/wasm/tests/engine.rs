@@ -17,7 +17,7 @@ fn works(backend: &WasmBackend) {
 fn what_was_compiled_is_found_again_and_what_was_damaged_is_compiled_again() {
     let cache = tempfile::tempdir().unwrap();
     let folder = cache.path().join("compiled");
-    let wasm = Wasm::new(&folder).unwrap();
+    let wasm = Wasm::in_process(&folder).unwrap();
     let compiled = wasm.compile(KV).unwrap();
     works(&compiled);
     assert!(wasm.has_compiled(compiled.digest()));
@@ -29,7 +29,7 @@ fn what_was_compiled_is_found_again_and_what_was_damaged_is_compiled_again() {
 
     // Another node's life on the same folder: the file is used, not written again.
     let modified = fs::metadata(file).unwrap().modified().unwrap();
-    works(&Wasm::new(&folder).unwrap().compile(KV).unwrap());
+    works(&Wasm::in_process(&folder).unwrap().compile(KV).unwrap());
     assert_eq!(fs::metadata(file).unwrap().modified().unwrap(), modified);
 
     for damage in [&bytes[..bytes.len() - 1], &[][..]] {
@@ -43,14 +43,14 @@ fn what_was_compiled_is_found_again_and_what_was_damaged_is_compiled_again() {
 #[test]
 fn a_folder_that_cannot_be_used_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let error = Wasm::new(file.path()).unwrap_err().to_string();
+    let error = Wasm::in_process(file.path()).unwrap_err().to_string();
     assert!(error.contains(file.path().to_str().unwrap()), "{error}");
 }
 
 #[test]
 fn without_the_cache_components_still_run() {
     let cache = tempfile::tempdir().unwrap();
-    let wasm = Wasm::new(&cache.path().join("gone")).unwrap();
+    let wasm = Wasm::in_process(&cache.path().join("gone")).unwrap();
     fs::remove_dir(cache.path().join("gone")).unwrap();
     works(&wasm.compile(KV).unwrap());
 }
@@ -58,7 +58,7 @@ fn without_the_cache_components_still_run() {
 #[test]
 fn what_is_not_kept_is_deleted() {
     let cache = tempfile::tempdir().unwrap();
-    let wasm = Wasm::new(cache.path()).unwrap();
+    let wasm = Wasm::in_process(cache.path()).unwrap();
     let kept = wasm.compile(KV).unwrap().digest();
     fs::write(cache.path().join("left-by-another.cwasm"), b"x").unwrap();
     wasm.forget_all_but(&[kept].into()).unwrap();
@@ -90,7 +90,7 @@ fn the_watchdog_never_decides_an_outcome() {
 #[test]
 fn one_component_can_be_compiled_by_many_at_once() {
     let cache = tempfile::tempdir().unwrap();
-    let wasm = Wasm::new(cache.path()).unwrap();
+    let wasm = Wasm::in_process(cache.path()).unwrap();
     std::thread::scope(|scope| {
         (0..3).for_each(|_| drop(scope.spawn(|| works(&wasm.compile(KV).unwrap()))));
     });

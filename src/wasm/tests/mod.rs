@@ -27,7 +27,7 @@ const CLUSTER: ClusterId = ClusterId(7);
 
 static WASM: LazyLock<(TempDir, Wasm)> = LazyLock::new(|| {
     let cache = tempfile::tempdir().unwrap();
-    let wasm = Wasm::new(cache.path()).unwrap();
+    let wasm = Wasm::in_process(cache.path()).unwrap();
     (cache, wasm)
 });
 static KV_BACKEND: LazyLock<WasmBackend> = LazyLock::new(|| WASM.1.compile(KV).unwrap());
