@@ -17,6 +17,7 @@ mod idle;
 mod lifecycle;
 mod load;
 mod membership;
+mod poison;
 mod security;
 mod sessions;
 mod stopped;
