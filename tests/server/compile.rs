@@ -155,6 +155,21 @@ fn a_program_that_does_not_compile_is_told_of() {
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 }
 
+/// Whoever reads types does so by recursion, and a component is not bounded where it describes itself.
+#[test]
+fn a_component_that_overflows_the_stack_of_the_compiler_is_refused() {
+    // The type of an instance that declares one type, which is again the type of such an instance, and so on.
+    let content = [&[1], &[0x42, 1, 1].repeat(1 << 20)[..], &[0x42, 0]].concat();
+    let length = [0, 7, 14, 21].map(|shift| (content.len() >> shift) as u8 | 0x80);
+    let component = [b"\0asm\x0d\0\x01\0\x07", &length[..], &[0], &content].concat();
+    let nodes = Nodes::start(1);
+    let path = nodes.folder().join("deep.wasm");
+    std::fs::write(&path, component).unwrap();
+    let complaint = complaint(begin_to_create(&nodes, &path));
+    assert!(complaint.contains("what it declares is nested too deeply"), "{complaint}");
+    nodes.create("kv", "kv", &[]);
+}
+
 /// Where the compiled form is lost, or the engine is another.
 #[test]
 fn a_component_that_was_taken_in_before_may_take_more() {

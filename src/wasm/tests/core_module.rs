@@ -17,17 +17,21 @@ fn refused(bytes: &[u8]) -> String {
 
 /// A custom section in binary form.
 fn custom_section(name: &str, data: &[u8]) -> Vec<u8> {
-    let leb = |mut number: usize| {
-        let mut bytes = Vec::new();
-        while number >= 0x80 {
-            bytes.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        bytes.push(number as u8);
-        bytes
-    };
-    let content = [leb(name.len()), name.as_bytes().to_vec(), data.to_vec()].concat();
-    [vec![0], leb(content.len()), content].concat()
+    section(0, &[leb(name.len()), name.as_bytes().to_vec(), data.to_vec()].concat())
+}
+
+fn section(id: u8, content: &[u8]) -> Vec<u8> {
+    [vec![id], leb(content.len()), content.to_vec()].concat()
+}
+
+fn leb(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
 }
 
 #[test]
@@ -117,5 +121,21 @@ fn types_that_are_nested_as_deeply_as_fit_do_not_run_over_the_stack() {
         let module = wat::parse_str(CORE).unwrap();
         let reason = refused(&[module, custom_section("component-type", &description)].concat());
         assert!(reason.contains("nesting is too deep"), "{reason}");
+    }
+}
+
+/// Nothing nests in fewer bytes than the type of an instance or of a component that declares such a type and nothing else.
+#[test]
+fn types_within_types_as_many_as_fit_do_not_run_over_the_stack() {
+    const BYTES: usize = 64 << 10;
+    let module = wat::parse_str(CORE).unwrap();
+    for (kind, code) in [("instance", 0x42), ("component", 0x41)] {
+        // One more, with one declaration, which is a type.
+        let level = [code, 1, 1];
+        let types = level.repeat(BYTES / level.len() - 10);
+        let description = [b"\0asm\x0d\0\x01\0", &section(7, &[&[1], &types[..], &[code, 0]].concat())[..]].concat();
+        assert!((BYTES - 100..BYTES).contains(&description.len()), "{}", description.len());
+        let reason = refused(&[module.clone(), custom_section("component-type", &description)].concat());
+        assert!(reason.contains("expected one export"), "{kind}: {reason}");
     }
 }
