@@ -24,12 +24,13 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 
 use crate::cli::cluster::read_component;
+use crate::cli::compile;
 use crate::cli::output::{Failure, Output};
 use crate::machine::Genesis;
 use crate::raft::{Configuration, SnapshotMeta};
 use crate::settings::{Budgets, Settings};
 use crate::types::{ClusterId, Digest, LogPosition};
-use crate::wasm::{ComponentError, GUEST_THREAD_STACK_BYTES, Meter, Usage, Wasm};
+use crate::wasm::{CompileLimits, Compiler, ComponentError, GUEST_THREAD_STACK_BYTES, Meter, Usage, Wasm};
 use history::History;
 use promises::{Finding, Promise, Stop};
 use report::{MadeUp, Ran, Report};
@@ -72,11 +73,12 @@ impl Check {
         let component = read_component(&self.file)?;
         let plan = self.plan()?;
         let folder = PrivateFolder::new()?;
+        let compiler = compile::compiler()?;
         let compiled = folder.0.clone();
         // Guests want large stacks.
         let thread = std::thread::Builder::new().name("check".to_owned()).stack_size(GUEST_THREAD_STACK_BYTES);
         let report = std::thread::scope(|scope| {
-            let checking = thread.spawn_scoped(scope, || check(&component, plan, &compiled));
+            let checking = thread.spawn_scoped(scope, || check(&component, plan, &compiled, compiler));
             let checking =
                 checking.map_err(|error| Failure::failed(format!("the system refused a thread: {error}")))?;
             checking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -135,14 +137,17 @@ impl Plan {
 }
 
 /// Must run on a guest's stack. `compiled` is an empty folder where nobody else writes.
-fn check(component: &Bytes, plan: Plan, compiled: &Path) -> Result<Report, Failure> {
+fn check(component: &Bytes, plan: Plan, compiled: &Path, compiler: Compiler) -> Result<Report, Failure> {
     let digest = Digest::of(component);
     let (budgets, seed) = (plan.settings.budgets, plan.seed);
     let mut report = Report { size_bytes: component.len(), digest, budgets, seed, run: None, findings: Vec::new() };
-    let wasm = Wasm::in_process(compiled).map_err(|error| Failure::failed(error.to_string()))?;
+    let wasm = Wasm::new(compiled, compiler, CompileLimits::default());
+    let wasm = wasm.map_err(|error| Failure::failed(error.to_string()))?;
     let backend = match wasm.compile(component) {
         Ok(backend) => backend,
-        Err(error @ ComponentError::Host(_)) => return Err(Failure::failed(error.to_string())),
+        Err(error @ (ComponentError::Host(_) | ComponentError::Compiler(_))) => {
+            return Err(Failure::failed(error.to_string()));
+        }
         Err(error) => {
             report.findings.push(Finding::new(Promise::Contract, error.to_string()));
             return Ok(report);

@@ -18,7 +18,7 @@ fn report_of(component: &'static [u8], config: &str, samples: Option<&str>) -> R
         seed: 1,
     };
     let folder = tempfile::tempdir().unwrap();
-    let run = move || check(&Bytes::from_static(component), plan, folder.path()).unwrap();
+    let run = move || check(&Bytes::from_static(component), plan, folder.path(), Compiler::InProcess).unwrap();
     std::thread::Builder::new().stack_size(GUEST_THREAD_STACK_BYTES).spawn(run).unwrap().join().unwrap()
 }
 
