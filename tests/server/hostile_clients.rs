@@ -13,6 +13,7 @@ use zraft::transport::{
 use zraft::types::SessionId;
 
 use crate::harness::{Nodes, PATIENCE, runtime};
+use crate::load::patient;
 
 const MAX_BYTES: usize = 32 << 20;
 /// What the node may grow by in each of these cases, in bytes: what one identity may make it hold, and room.
@@ -49,7 +50,7 @@ fn while_alice_is_served<F: Future<Output = ()>>(act: impl FnOnce(Mallory, Arc<N
     let nodes = Arc::new(nodes);
     let before = memory(&nodes, 0);
     runtime().block_on(async {
-        let alice = Kv::new(LightSession::new(nodes.client(), nodes.peers("kv")));
+        let alice = Kv::new(LightSession::with_options(nodes.client(), nodes.peers("kv"), patient()));
         alice.put("a", vec![0_u8; 1 << 19]).await.unwrap();
         let serving = async {
             for count in 0.. {

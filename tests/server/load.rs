@@ -6,11 +6,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-use zraft::client::{Client, Kv, KvError, KvSession, LightSession, Session};
+use zraft::client::{Client, Kv, KvError, KvSession, LightSession, Session, SessionOptions};
 use zraft::transport::{Credentials, TlsFiles};
 use zraft::types::PeerId;
 
-use crate::harness::{Nodes, runtime, until};
+use crate::harness::{Nodes, PATIENCE, runtime, until};
 
 const WRITERS: usize = 8;
 const READERS: usize = 4;
@@ -44,7 +44,7 @@ impl Load {
     fn run(&self, credentials: &Credentials, peers: &[PeerId]) -> (Vec<u64>, Duration) {
         runtime().block_on(async {
             let client = || Client::new(credentials.clone()).unwrap();
-            let kv = || Arc::new(Kv::new(LightSession::new(client(), peers.to_vec())));
+            let kv = || Arc::new(Kv::new(LightSession::with_options(client(), peers.to_vec(), patient())));
             let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
             for writer in 0..WRITERS {
                 let (kv, load) = (kv(), self.clone());
@@ -57,7 +57,7 @@ impl Load {
                 readers.spawn(async move { load.ask(get).await });
             }
             let (session, _notices) =
-                Session::connect(client(), peers.to_vec(), Duration::from_secs(20)).await.unwrap();
+                Session::connect_with(client(), peers.to_vec(), Duration::from_secs(20), patient()).await.unwrap();
             let (kv, load) = (Arc::new(KvSession::new(session)), self.clone());
             let put = async move |count: u64| kv.put(WRITERS.to_string(), count.to_string()).await.map(drop);
             writers.spawn(async move { (WRITERS, load.ask(put).await) });
@@ -84,6 +84,11 @@ impl Load {
         }
         unreachable!("a count does not end")
     }
+}
+
+/// Only what is lost is to fail, not what takes long on a busy machine.
+pub fn patient() -> SessionOptions {
+    SessionOptions { request_timeout: PATIENCE, attempt_timeout: PATIENCE, ..SessionOptions::default() }
 }
 
 impl Running {
