@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::judge::{judge, median};
 use super::subjects::{Rate, RawDisk, Rounds, RowPerEntry, Shape};
-use super::{judge, median};
 
 /// How often each subject has its turn, and how long a turn is.
 const TURNS: usize = 9;

@@ -12,6 +12,8 @@
 //! Ends with exit code 1 when a target is missed.
 
 mod commits;
+#[path = "../common/judge.rs"]
+mod judge;
 mod reopen;
 mod subjects;
 
@@ -37,16 +39,4 @@ fn folder() -> TempDir {
     let above = std::env::var_os("ZRAFT_BENCH_DIR").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
     std::fs::create_dir_all(&above).unwrap();
     TempDir::with_prefix_in("store-", PathBuf::from(above)).unwrap()
-}
-
-/// The middle one.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Prints whether a target holds, and returns it.
-fn judge(target: &str, found: f64, unit: &str, holds: bool) -> bool {
-    println!("{} {target}: {found:.2}{unit}", if holds { "held  " } else { "MISSED" });
-    holds
 }

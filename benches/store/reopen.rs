@@ -14,7 +14,7 @@ use zraft::raft::{LogRead, LogReadPurpose};
 use zraft::store::{Completion, DurableSink, Store, StoreError, StoreOptions};
 use zraft::types::Index;
 
-use super::judge;
+use super::judge::judge;
 use super::subjects::{CACHE_BYTES, Rounds, Shape, options};
 
 /// Data of entries in the log.

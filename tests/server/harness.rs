@@ -77,8 +77,9 @@ impl Nodes {
         let config = self.folder.path().join(format!("node-{number}.toml"));
         let text = format!(
             "node = \"{address}\"\nlog_dir = \"{data}\"\nca = \"certs/ca.pem\"\ncert = \"certs/{stem}.pem\"\n\
-             key = \"certs/{stem}-key.pem\"\nguest_threads = 1\n{settings}\n",
-            data = self.data(number).display()
+             key = \"certs/{stem}-key.pem\"\n{guest_threads}\n{settings}\n",
+            data = self.data(number).display(),
+            guest_threads = if settings.contains("guest_threads") { "" } else { "guest_threads = 1" },
         );
         std::fs::write(&config, text).unwrap();
         let words = [program, &[env!("CARGO_BIN_EXE_zraft"), "serve", "--config"]].concat();

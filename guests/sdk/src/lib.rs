@@ -72,6 +72,7 @@
 mod calls;
 mod codec;
 mod context;
+#[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub mod export;
 mod snapshot;
