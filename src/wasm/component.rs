@@ -14,6 +14,7 @@ use super::guest::Guest;
 use super::imports::{self, Import};
 use super::instance::WasmFactory;
 use super::limits::{MAX_MEMORIES, MAX_TABLES};
+use super::watchdog::Watchdog;
 use crate::settings::Budgets;
 use crate::types::{ClusterId, Digest};
 
@@ -170,11 +171,17 @@ impl Kind {
 pub struct WasmBackend {
     digest: Digest,
     pre: BackendPre<Guest>,
+    watchdog: Watchdog,
     one_by_one: bool,
 }
 
 impl WasmBackend {
-    pub(super) fn new(engine: &Engine, component: Component, digest: Digest) -> Result<Self, ComponentError> {
+    pub(super) fn new(
+        engine: &Engine,
+        component: Component,
+        digest: Digest,
+        watchdog: Watchdog,
+    ) -> Result<Self, ComponentError> {
         check_parts(&component)?;
         let (linker, imports) = imports::link(engine, &component)?;
         let refused: Vec<_> = imports.iter().flat_map(Import::refused).collect();
@@ -186,7 +193,7 @@ impl WasmBackend {
         let pre = linker.instantiate_pre(&component).map_err(wrong_type)?;
         check_exports(engine, &component)?;
         let pre = BackendPre::new(pre).map_err(wrong_type)?;
-        Ok(Self { digest, pre, one_by_one })
+        Ok(Self { digest, pre, watchdog, one_by_one })
     }
 
     /// The digest of the component's bytes: its name.
@@ -206,7 +213,7 @@ impl WasmBackend {
     /// they see of randomness.
     #[must_use]
     pub fn factory(&self, cluster: ClusterId, budgets: Budgets) -> WasmFactory {
-        WasmFactory::new(self.pre.clone(), self.one_by_one, cluster, budgets)
+        WasmFactory::new(self.pre.clone(), self.watchdog.clone(), self.one_by_one, cluster, budgets)
     }
 }
 

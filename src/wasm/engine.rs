@@ -1,4 +1,4 @@
-//! The deterministic engine, the watchdog, and the cache of compiled components.
+//! The deterministic engine and the cache of compiled components.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine, WasmFeatures};
 
 use super::compiler::{CompileLimits, Compiler, Compiling};
 use super::component::{ComponentError, Kind, WasmBackend};
+use super::watchdog::{TICK, Watchdog};
 use crate::types::Digest;
 
 /// The engine and its version: they decide what a call costs and how deep a guest may recurse.
@@ -26,12 +26,6 @@ pub const GUEST_STACK_BYTES: usize = 4 << 20;
 /// The least stack of a thread that calls guests, in bytes: theirs, and as much again for the host's frames around and
 /// above them.
 pub const GUEST_THREAD_STACK_BYTES: usize = 2 * GUEST_STACK_BYTES;
-
-/// The watchdog's step.
-const TICK: Duration = Duration::from_secs(1);
-
-/// After how many ticks a call is called long, and again after as many more.
-pub(super) const LONG_CALL_TICKS: u64 = 10;
 
 /// Length of the checksum in front of a compiled component in the cache.
 const CHECKSUM_BYTES: usize = size_of::<Digest>();
@@ -58,6 +52,7 @@ pub struct Wasm {
     compiling: Compiling,
     limits: CompileLimits,
     cache: PathBuf,
+    watchdog: Watchdog,
     _ticker: Ticker,
 }
 
@@ -71,9 +66,10 @@ impl Wasm {
         let failed = |source| WasmError::Cache { path: cache.to_owned(), source };
         fs::create_dir_all(cache).map_err(failed)?;
         let engine = new_engine()?;
-        let ticker = Ticker::start(engine.clone()).map_err(|error| WasmError::Engine(error.to_string()))?;
+        let watchdog = Watchdog::default();
+        let ticker = Ticker::start(watchdog.clone()).map_err(|error| WasmError::Engine(error.to_string()))?;
         let compiling = Compiling::new(compiler);
-        Ok(Self { engine, compiling, limits, cache: cache.to_owned(), _ticker: ticker })
+        Ok(Self { engine, compiling, limits, cache: cache.to_owned(), watchdog, _ticker: ticker })
     }
 
     /// The same for components that are trusted: this process compiles them.
@@ -127,7 +123,7 @@ impl Wasm {
                 component
             }
         };
-        WasmBackend::new(&self.engine, component, digest)
+        WasmBackend::new(&self.engine, component, digest, self.watchdog.clone())
     }
 
     /// Whether [`Self::compile`] would find the component in the cache.
@@ -149,12 +145,6 @@ impl Wasm {
             }
         }
         Ok(())
-    }
-
-    /// A step of the watchdog, now.
-    #[cfg(test)]
-    pub(super) fn tick(&self) {
-        self.engine.increment_epoch();
     }
 
     fn cached(&self, path: &Path) -> Option<Component> {
@@ -187,7 +177,7 @@ impl std::fmt::Debug for Wasm {
     }
 }
 
-/// An engine as every node has it. Nobody advances its epoch yet.
+/// An engine as every node has it.
 pub(super) fn new_engine() -> Result<Engine, WasmError> {
     Engine::new(&config()).map_err(|error| WasmError::Engine(format!("{error:#}")))
 }
@@ -203,8 +193,6 @@ fn config() -> Config {
     config
         // Budgets are counted in fuel, which is the same on every machine.
         .consume_fuel(true)
-        // For the watchdog, which only logs.
-        .epoch_interruption(true)
         // The bits of a NaN depend on the processor; all become one.
         .cranelift_nan_canonicalization(true)
         // Relaxed SIMD may differ between processors; it is off, and would be deterministic were it on.
@@ -258,18 +246,18 @@ fn load_compiled(engine: &Engine, compiled: &[u8]) -> wasmtime::Result<Component
     unsafe { Component::deserialize(engine, compiled) }
 }
 
-/// Advances the engine's epoch until it is dropped.
+/// Has the watchdog look at the calls until it is dropped.
 struct Ticker {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Ticker {
-    fn start(engine: Engine) -> io::Result<Self> {
+    fn start(watchdog: Watchdog) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let tick = move || {
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                engine.increment_epoch();
+                watchdog.tick();
             }
         };
         let thread = std::thread::Builder::new().name("wasm-watchdog".to_owned()).spawn(tick)?;

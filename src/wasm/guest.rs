@@ -3,8 +3,8 @@
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::engine::LONG_CALL_TICKS;
 use super::limits::Limits;
+use super::watchdog::Watched;
 use crate::machine::Moment;
 use crate::types::{ClusterId, Digest};
 
@@ -28,6 +28,7 @@ const MONOTONIC_STEP_NS: u64 = 1_000;
 pub(super) struct Guest {
     pub(super) limits: Limits,
     cluster: ClusterId,
+    watched: Watched,
     call: Call,
     stdout: Lines,
     stderr: Lines,
@@ -36,9 +37,7 @@ pub(super) struct Guest {
 /// One call. Everything here starts anew with each, so that what a guest sees does not depend on earlier calls.
 #[derive(Debug)]
 struct Call {
-    name: &'static str,
     at: Moment,
-    ticks: u64,
     monotonic_ns: u64,
     random: Option<ChaCha12Rng>,
     logged_lines: usize,
@@ -46,24 +45,26 @@ struct Call {
 }
 
 impl Call {
-    fn new(name: &'static str, at: Moment) -> Self {
+    fn new(at: Moment) -> Self {
         let (logged_lines, last_words) = (0, Vec::new());
-        Self { name, at, ticks: 0, monotonic_ns: MONOTONIC_START_NS, random: None, logged_lines, last_words }
+        Self { at, monotonic_ns: MONOTONIC_START_NS, random: None, logged_lines, last_words }
     }
 }
 
 impl Guest {
-    pub(super) fn new(cluster: ClusterId, limits: Limits) -> Self {
-        let call = Call::new("start", Moment::default());
-        Self { limits, cluster, call, stdout: Lines::default(), stderr: Lines::default() }
+    pub(super) fn new(cluster: ClusterId, limits: Limits, watched: Watched) -> Self {
+        let call = Call::new(Moment::default());
+        Self { limits, cluster, watched, call, stdout: Lines::default(), stderr: Lines::default() }
     }
 
     pub(super) fn begin(&mut self, name: &'static str, at: Moment) {
-        self.call = Call::new(name, at);
+        self.watched.begin(self.cluster, name, at);
+        self.call = Call::new(at);
     }
 
     /// Logs lines that the call left unfinished.
     pub(super) fn end(&mut self) {
+        self.watched.end();
         for line in [self.stdout.finish(), self.stderr.finish()].into_iter().flatten() {
             self.log(&line);
         }
@@ -75,13 +76,6 @@ impl Guest {
         let mut words = std::mem::take(&mut self.call.last_words);
         words.extend(unfinished);
         words
-    }
-
-    /// Says that the call takes long. The watchdog's only deed.
-    pub(super) fn warn_of_long_call(&mut self) {
-        self.call.ticks += LONG_CALL_TICKS;
-        let Call { name, at, ticks, .. } = &self.call;
-        tracing::warn!(cluster = %self.cluster, call = name, index = at.index, seconds = ticks, "a backend takes long");
     }
 
     pub(super) fn print(&mut self, is_stderr: bool, bytes: &[u8]) {
@@ -184,7 +178,7 @@ mod tests {
     use super::*;
 
     fn guest() -> Guest {
-        let mut guest = Guest::new(ClusterId(1), Limits::new(0));
+        let mut guest = Guest::new(ClusterId(1), Limits::new(0), Watched::default());
         guest.begin("apply", Moment { index: 7, time_ms: 0 });
         guest
     }
@@ -228,6 +222,6 @@ mod tests {
         let seed = guest.hash_seed();
         guest.begin("apply", Moment { index: 8, time_ms: 9 });
         assert_eq!(guest.hash_seed(), seed);
-        assert_ne!(Guest::new(ClusterId(2), Limits::new(0)).hash_seed(), seed);
+        assert_ne!(Guest::new(ClusterId(2), Limits::new(0), Watched::default()).hash_seed(), seed);
     }
 }

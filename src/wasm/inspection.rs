@@ -11,6 +11,7 @@ use super::core_module::componentize;
 use super::engine::{GUEST_THREAD_STACK_BYTES, WasmError, new_engine};
 use super::imports::{self, Import};
 use super::instance::{Instance, WasmFactory};
+use super::watchdog::Watchdog;
 use crate::machine::{Backend, Budget, Moment, StartError};
 use crate::settings::Budgets;
 use crate::types::{ClusterId, Digest};
@@ -139,7 +140,7 @@ impl Inspection {
             exports: export_names(engine, &component),
             parts,
         });
-        WasmBackend::new(engine, component, self.digest)
+        WasmBackend::new(engine, component, self.digest, Watchdog::default())
     }
 }
 

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wasmtime::component::ResourceAny;
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{Store, Trap};
 
 use super::contract::exports::zraft::backend::machine;
 use super::contract::{Backend as Exports, BackendPre};
-use super::engine::LONG_CALL_TICKS;
 use super::guest::Guest;
 use super::limits::{Denial, Limits, MAX_HANDLES};
 use super::meter::{Meter, Usage};
 use super::wasi::Forbidden;
+use super::watchdog::Watchdog;
 use crate::machine::{
     Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, Budget, Fault, GuestFault, Key, Moment,
     Origin, SnapshotError, StartError,
@@ -53,6 +53,7 @@ const RELAXED_MEMORY: u64 = 4;
 #[derive(Clone)]
 pub struct WasmFactory {
     pre: BackendPre<Guest>,
+    watchdog: Watchdog,
     one_by_one: bool,
     cluster: ClusterId,
     budgets: Budgets,
@@ -60,8 +61,14 @@ pub struct WasmFactory {
 }
 
 impl WasmFactory {
-    pub(super) fn new(pre: BackendPre<Guest>, one_by_one: bool, cluster: ClusterId, budgets: Budgets) -> Self {
-        Self { pre, one_by_one, cluster, budgets, meter: None }
+    pub(super) fn new(
+        pre: BackendPre<Guest>,
+        watchdog: Watchdog,
+        one_by_one: bool,
+        cluster: ClusterId,
+        budgets: Budgets,
+    ) -> Self {
+        Self { pre, watchdog, one_by_one, cluster, budgets, meter: None }
     }
 
     /// The same, with instances whose calls a meter notes.
@@ -73,13 +80,9 @@ impl WasmFactory {
     /// An instance that has run nothing but its start functions.
     pub(super) fn start(&self, at: Moment, budget: Budget) -> Result<Instance, Fault> {
         let limits = Limits::new(memory_bytes(&self.budgets, budget));
-        let mut store = Store::new(self.pre.engine(), Guest::new(self.cluster, limits));
+        let mut store = Store::new(self.pre.engine(), Guest::new(self.cluster, limits, self.watchdog.watch()));
         store.limiter(|guest| &mut guest.limits);
         store.set_max_component_handles(MAX_HANDLES);
-        store.epoch_deadline_callback(|mut context| {
-            context.data_mut().warn_of_long_call();
-            Ok(UpdateDeadline::Continue(LONG_CALL_TICKS))
-        });
         prepare(&mut store, "start", at, self.budgets.chunk_fuel, MAX_RETURN_BYTES);
         match self.pre.instantiate(&mut store) {
             Ok(exports) => {
@@ -331,7 +334,6 @@ fn prepare(store: &mut Store<Guest>, name: &'static str, at: Moment, fuel: u64, 
     store.data_mut().begin(name, at);
     store.set_fuel(fuel).expect("the engine counts fuel");
     store.set_hostcall_fuel(return_bytes);
-    store.set_epoch_deadline(LONG_CALL_TICKS);
 }
 
 /// How many commands, at least one, make the next batch.

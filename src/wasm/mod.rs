@@ -23,6 +23,7 @@ mod instance;
 mod limits;
 mod meter;
 mod wasi;
+mod watchdog;
 
 #[cfg(test)]
 mod tests;

@@ -69,25 +69,6 @@ fn what_is_not_kept_is_deleted() {
 }
 
 #[test]
-fn the_watchdog_never_decides_an_outcome() {
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let ticker = std::thread::spawn(move || {
-        let mut ticks = 0u64;
-        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-            WASM.1.tick();
-            ticks += 1;
-        }
-        ticks
-    });
-    let fault = on_guest_thread(|| hostile().apply(&[command(1, "loop")]).unwrap_err());
-    let outcome = kv().apply(&[command(1, "?")]).unwrap();
-    drop(stop);
-    assert!(ticker.join().unwrap() > 100, "the watchdog had no occasion");
-    assert!(matches!(fault, Fault::Guest { kind: GuestFault::OutOfFuel, .. }), "{fault}");
-    assert!(outcome[0].reply.is_err());
-}
-
-#[test]
 fn one_component_can_be_compiled_by_many_at_once() {
     let cache = tempfile::tempdir().unwrap();
     let wasm = Wasm::in_process(cache.path()).unwrap();
