@@ -12,6 +12,10 @@ use super::disk::{Disk, DiskFile};
 /// How the names of unfinished files end.
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
+/// So much of a file is made durable before more of it is written. To sync a large file at once keeps the disk busy for long,
+/// and the syncs of the log, for which clients wait, with it.
+const SYNC_STEP_BYTES: usize = 2 << 20;
+
 /// A file being written under a temporary name. Dropping it unpublished removes it.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -19,6 +23,7 @@ pub(super) struct Draft {
     file: Box<dyn DiskFile>,
     temporary: PathBuf,
     target: PathBuf,
+    unsynced_bytes: usize,
     published: bool,
 }
 
@@ -32,11 +37,18 @@ impl Draft {
         name.push(format!(".{number}{TEMPORARY_SUFFIX}"));
         let temporary = PathBuf::from(name);
         let file = disk.create(&temporary).map_err(StoreError::io(&temporary, "create"))?;
-        Ok(Self { disk: Arc::clone(disk), file, temporary, target, published: false })
+        Ok(Self { disk: Arc::clone(disk), file, temporary, target, unsynced_bytes: 0, published: false })
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(bytes).map_err(StoreError::io(&self.temporary, "write"))
+        self.file.write_all(bytes).map_err(StoreError::io(&self.temporary, "write"))?;
+        self.unsynced_bytes += bytes.len();
+        if self.unsynced_bytes < SYNC_STEP_BYTES { Ok(()) } else { self.sync() }
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        self.unsynced_bytes = 0;
+        self.file.sync().map_err(StoreError::io(&self.temporary, "sync"))
     }
 
     /// The name it will have.
@@ -51,7 +63,7 @@ impl Draft {
 
     /// Makes the content durable, then the name.
     pub(super) fn publish(mut self) -> Result<PathBuf, StoreError> {
-        self.file.sync().map_err(StoreError::io(&self.temporary, "sync"))?;
+        self.sync()?;
         rename(self.disk.as_ref(), &self.temporary, &self.target)?;
         self.published = true;
         sync_dir(self.disk.as_ref(), parent(&self.target))?;
