@@ -43,7 +43,7 @@ pub struct Tuning {
     /// How long a follower waits for a sign of its leader before it may ask for an election, at least, in
     /// milliseconds; each wait is up to twice as long, at random. Heartbeats are sent five times as often.
     pub election_timeout_ms: u64,
-    /// How many threads run guests.
+    /// How many threads run guests. A few more stand in for those that a job holds for long.
     pub guest_threads: usize,
     /// Whether queries and snapshots have instances of the backend of their own.
     pub isolation: Isolation,

@@ -1,17 +1,25 @@
 //! The threads on which guests run: a bounded pool, one job of a peer at a time, fair across peers.
 //!
 //! Guests never run on the network's thread. A peer's jobs run in the order they were given; among peers, whoever
-//! has work takes turns, one job each. Snapshots are made beside all that on a thread of their own, one at a time: they
-//! take long, and nobody waits for them.
+//! has work takes turns, one job each. A thread that a job holds for long is stood in for by another, so that few peers
+//! cannot hold up all. Snapshots are made beside all that on a thread of their own, one at a time: they take long, and
+//! nobody waits for them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::node::host::{Host, HostEvent, HostJob, SnapshotTask};
 use crate::types::Incarnation;
 use crate::wasm;
+
+/// After this long a job holds its thread, and another stands in for it.
+const HELD_AFTER: Duration = Duration::from_millis(10);
+
+/// Most threads that are stood in for at a time. When more are held, peers wait for the first that is not.
+const MAX_STAND_INS: usize = 4;
 
 /// Hears what became of jobs. Called on guest threads.
 pub(super) type HostSink = Box<dyn Fn(Incarnation, HostEvent) + Send + Sync>;
@@ -29,6 +37,8 @@ pub(super) struct GuestThreads {
 }
 
 struct Shared {
+    /// How many jobs may run at a time, those that hold their threads not counted.
+    threads: usize,
     state: Mutex<State>,
     work: Condvar,
     background_work: Condvar,
@@ -39,6 +49,8 @@ struct Shared {
 struct State {
     /// Peers that wait for a thread.
     turns: VecDeque<Incarnation>,
+    /// The threads that run jobs, and since when.
+    running: BTreeMap<usize, Instant>,
     slots: BTreeMap<Incarnation, Slot>,
     /// Snapshots to be made. A peer asks for one at a time.
     background: VecDeque<(Incarnation, SnapshotTask)>,
@@ -53,17 +65,19 @@ struct Slot {
 }
 
 impl Guests {
-    /// Starts `threads` guest threads.
+    /// Starts threads for `threads` guests at a time, and those that stand in.
     pub(super) fn start(threads: usize, sink: HostSink) -> std::io::Result<(Self, GuestThreads)> {
         let (work, background_work) = (Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { state: Mutex::default(), work, background_work, sink });
-        let spawn = |name: String, run: fn(&Shared)| {
+        let shared = Arc::new(Shared { threads, state: Mutex::default(), work, background_work, sink });
+        let thread = |name: String| std::thread::Builder::new().name(name).stack_size(wasm::GUEST_THREAD_STACK_BYTES);
+        let guests = (0..threads + MAX_STAND_INS).map(|number| {
             let shared = Arc::clone(&shared);
-            let thread = std::thread::Builder::new().name(name).stack_size(wasm::GUEST_THREAD_STACK_BYTES);
-            thread.spawn(move || run(&shared))
-        };
-        let guests = (0..threads).map(|number| spawn(format!("zraft-guest-{number}"), Shared::work_until_stopped));
-        let background = std::iter::once_with(|| spawn("zraft-snapshot".to_owned(), Shared::make_snapshots));
+            thread(format!("zraft-guest-{number}")).spawn(move || shared.work_until_stopped(number))
+        });
+        let background = std::iter::once_with(|| {
+            let shared = Arc::clone(&shared);
+            thread("zraft-snapshot".to_owned()).spawn(move || shared.make_snapshots())
+        });
         let threads = guests.chain(background).collect::<Result<_, _>>()?;
         Ok((Self { shared: Arc::clone(&shared) }, GuestThreads { shared, threads }))
     }
@@ -122,6 +136,7 @@ impl Shared {
     }
 
     fn make_snapshots(&self) {
+        yield_to_others();
         while let Some((incarnation, task)) = self.next_in_background() {
             let (meta, restores) = task.name();
             let made = catch_unwind(AssertUnwindSafe(|| task.run()));
@@ -143,22 +158,35 @@ impl Shared {
         }
     }
 
-    fn work_until_stopped(&self) {
-        while let Some(incarnation) = self.next_turn() {
+    fn work_until_stopped(&self, thread: usize) {
+        while let Some(incarnation) = self.next_turn(thread) {
             self.run_one_job(incarnation);
         }
     }
 
-    fn next_turn(&self) -> Option<Incarnation> {
+    /// Waits until the thread, whose former job has ended, is to run a job of this peer.
+    fn next_turn(&self, thread: usize) -> Option<Incarnation> {
         let mut state = self.lock();
+        state.running.remove(&thread);
         loop {
             if state.stopping {
                 return None;
             }
-            match state.turns.pop_front() {
-                Some(turn) => return Some(turn),
-                None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            if state.turns.is_empty() {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
             }
+            let now = Instant::now();
+            let wait = wait_for_turn(self.threads, state.running.values().copied(), now);
+            if wait.is_zero() {
+                let turn = state.turns.pop_front()?;
+                state.running.insert(thread, now);
+                if !state.turns.is_empty() {
+                    self.work.notify_one();
+                }
+                return Some(turn);
+            }
+            state = self.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -200,5 +228,50 @@ impl Shared {
             drop(state);
             self.work.notify_one();
         }
+    }
+}
+
+/// Gives the calling thread only what others leave of the processors. Snapshots take all of one for seconds, and nobody
+/// waits for them.
+#[cfg(target_os = "linux")]
+fn yield_to_others() {
+    const LOWEST_PRIORITY: i32 = 19;
+    // On Linux, a priority is a thread's own.
+    if let Err(error) = rustix::process::setpriority_process(None, LOWEST_PRIORITY) {
+        tracing::warn!(%error, "making snapshots may slow down what else the node does");
+    }
+}
+
+/// Elsewhere, a priority is that of the whole process.
+#[cfg(not(target_os = "linux"))]
+fn yield_to_others() {}
+
+/// How long the next job waits where `threads` may run at a time and those that run began `since`.
+fn wait_for_turn(threads: usize, since: impl Iterator<Item = Instant>, now: Instant) -> Duration {
+    let held_in = |since: Instant| (since + HELD_AFTER).saturating_duration_since(now);
+    let mut counted: Vec<Duration> = since.map(held_in).filter(|held_in| !held_in.is_zero()).collect();
+    counted.sort_unstable();
+    // One fewer than may run must be left.
+    counted.len().checked_sub(threads).map_or(Duration::ZERO, |surplus| counted[surplus])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_runs_for_long_is_stood_in_for() {
+        let start = Instant::now();
+        let wait = |ages_ms: &[u64]| {
+            let now = start + Duration::from_secs(1);
+            let since = ages_ms.iter().map(|age| now - Duration::from_millis(*age));
+            wait_for_turn(2, since, now).as_millis()
+        };
+        assert_eq!(wait(&[]), 0);
+        assert_eq!(wait(&[1]), 0);
+        assert_eq!(wait(&[1, 4]), 6);
+        assert_eq!(wait(&[1, 10]), 0);
+        assert_eq!(wait(&[500, 10, 3]), 0);
+        assert_eq!(wait(&[500, 10, 3, 8]), 2);
     }
 }
