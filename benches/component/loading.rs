@@ -38,10 +38,10 @@ pub fn measure() -> bool {
 
 fn turn() -> Turn {
     let cache = tempfile::tempdir().unwrap();
-    let wasm = Wasm::new(cache.path()).unwrap();
+    let wasm = Wasm::in_process(cache.path()).unwrap();
     let compile = time(|| drop(wasm.compile(KV).unwrap()));
     // As after a restart: by an engine that has not seen it.
-    let wasm = Wasm::new(cache.path()).unwrap();
+    let wasm = Wasm::in_process(cache.path()).unwrap();
     let load = time(|| (0..LOADS).for_each(|_| drop(wasm.compile(KV).unwrap()))) / LOADS;
     let factory = factory(&wasm);
     let start = || drop(factory.init(Moment::default(), b"").unwrap());

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 
 fn measure() -> bool {
     let folder = tempfile::tempdir().unwrap();
-    let wasm = Wasm::new(folder.path()).unwrap();
+    let wasm = Wasm::in_process(folder.path()).unwrap();
     let component = factory(&wasm);
     let held = [calls::measure(&component), loading::measure()];
     states::measure(&component);
