@@ -19,13 +19,18 @@ pub(super) struct Reader {
     runner: Option<Runner>,
     /// What the first machine has applied and this one has not.
     behind: Vec<Entry>,
+    behind_bytes: usize,
     /// What was ruled about those entries.
     rulings: Vec<(Index, Ruling)>,
 }
 
 impl Reader {
-    /// Most entries that the machine for queries may be behind. They are kept in memory until it applies them.
-    pub(super) const MAX_BEHIND: usize = 4096;
+    /// Most entries that the machine for queries may be behind. Enough for batches to be cheap, and few enough that commands,
+    /// which wait meanwhile on the same thread, hardly notice.
+    pub(super) const MAX_BEHIND: usize = 256;
+
+    /// Most bytes of these entries, which are kept in memory until then. The last one may exceed it.
+    const MAX_BEHIND_BYTES: usize = 1 << 20;
 
     /// Where the machine for queries is.
     #[cfg(test)]
@@ -46,16 +51,19 @@ impl Reader {
         }
         let entries = &run.entries[..count];
         self.behind.extend_from_slice(entries);
+        self.behind_bytes += entries.iter().map(Entry::size_bytes).sum::<usize>();
         let is_of_them = |on: Index| entries.last().is_some_and(|last| on <= last.index);
         let rulings = run.rulings.rulings.iter().filter(|(on, _)| is_of_them(*on));
         self.rulings.extend(rulings.cloned());
-        if self.behind.len() < Self::MAX_BEHIND { Ok(()) } else { self.catch_up(at, past) }
+        let may_wait = self.behind.len() < Self::MAX_BEHIND && self.behind_bytes < Self::MAX_BEHIND_BYTES;
+        if may_wait { Ok(()) } else { self.catch_up(at, past) }
     }
 
     /// The first machine has gone back to an entry.
     pub(super) fn rewound(&mut self, to: Index) {
         self.runner.take_if(|runner| runner.applied() > to);
         self.behind.retain(|entry| entry.index <= to);
+        self.behind_bytes = self.behind.iter().map(Entry::size_bytes).sum();
         self.rulings.retain(|(on, _)| *on <= to);
     }
 
@@ -98,7 +106,7 @@ impl Reader {
     ) -> Result<Result<&mut Runner, String>, RunError<PastError>> {
         self.catch_up(first.at(), past)?;
         if self.runner.is_none() {
-            (self.behind, self.rulings) = (Vec::new(), Vec::new());
+            (self.behind, self.behind_bytes, self.rulings) = (Vec::new(), 0, Vec::new());
             match blame_backend(first.another(past))? {
                 Ok(another) => self.runner = Some(another),
                 Err(reason) => return Ok(Err(reason)),
@@ -111,6 +119,7 @@ impl Reader {
     fn catch_up(&mut self, at: (Index, HashChain), past: &mut HostPast) -> Result<(), RunError<PastError>> {
         let Some(runner) = self.runner.as_mut().filter(|_| !self.behind.is_empty()) else { return Ok(()) };
         let (entries, rulings) = (std::mem::take(&mut self.behind), std::mem::take(&mut self.rulings));
+        self.behind_bytes = 0;
         // What the first machine has borne ends, whatever it costs here.
         let rulings = Rulings { budget: Budget::Unlimited, rulings };
         let ran = blame_backend(runner.apply(&Run { entries, rulings }, past))?;

@@ -67,6 +67,7 @@ fn a_machine_for_queries_that_was_changed_by_one_is_made_again() {
 
 #[test]
 fn a_machine_for_queries_is_never_far_behind_nor_ahead() {
+    static LARGE: [u8; 1 << 20] = [b'c'; 1 << 20];
     let bench = Bench::with_log(&["a", "b"]);
     let mut host = bench.host(Isolation::Separate);
     ask_at(&mut host, 3, "x").unwrap();
@@ -76,6 +77,8 @@ fn a_machine_for_queries_is_never_far_behind_nor_ahead() {
     assert_eq!(reader_at(&host), before);
     host.run(apply(vec![entry(last, "c")]));
     assert_eq!(reader_at(&host), host.at());
+    host.run(apply(vec![entry(last + 1, std::str::from_utf8(&LARGE).unwrap())]));
+    assert_eq!(reader_at(&host), host.at(), "much is not kept, however few");
     host.run(HostJob::Replica(Job::Rewind(before.0, before.1)));
     assert_eq!(host.reader.as_ref().unwrap().at(), None, "it was ahead");
     host.run(apply(vec![entry(4, "d")]));
