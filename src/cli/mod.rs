@@ -4,6 +4,7 @@ mod backend;
 mod cert;
 mod cluster;
 mod compile;
+mod config;
 mod connect;
 mod data;
 mod demo;
@@ -47,6 +48,9 @@ enum Command {
     Dev(dev::Dev),
     /// Run one node.
     Serve(serve::Serve),
+    /// Look at a node's settings without starting it.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Make certificates: a CA, then one for each node and client.
     #[command(subcommand)]
     Cert(cert::Cert),
@@ -90,6 +94,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Demo(demo) => demo.run(output),
         Command::Dev(dev) => dev.run(output),
         Command::Serve(serve) => serve.run(),
+        Command::Config(config) => config.run(output),
         Command::Cert(cert) => cert.run(output),
         Command::Backend(backend) => backend.run(output),
         Command::Create(create) => create.run(output),

@@ -1,13 +1,12 @@
-//! A node's configuration: a TOML file, with flags over it. A [`Config`] that exists is valid.
+//! A node's configuration. A [`Config`] that exists is valid.
 
-use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::node::inspect::default_snapshot_dir;
 use crate::store::StoreOptions;
-use crate::transport::{Credentials, TlsError, TlsFiles};
+use crate::transport::{Credentials, TlsError};
 use crate::types::NodeAddr;
 use crate::wasm::{CompileLimits, Compiler};
 
@@ -64,7 +63,7 @@ pub struct Tuning {
 }
 
 /// How far queries and snapshots are kept from the machine that commands are applied to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// Queries have an instance of their own, made when the first one comes: whatever they do to it, commands and snapshots are
@@ -119,8 +118,23 @@ pub enum ConfigError {
         /// What is wrong, and where.
         reason: String,
     },
+    /// The file has a key that is no setting.
+    #[error(
+        "{path} has a key '{key}', which is no setting{}", match suggestion {
+            Some(suggestion) => format!(": is '{suggestion}' meant?"),
+            None => "; `zraft config example` shows all".to_owned(),
+        }
+    )]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The setting that is most like it, if one is.
+        suggestion: Option<String>,
+    },
     /// A setting is neither in the file nor among the flags.
-    #[error("'{0}' is not set: give it in the configuration file or as --{flag}", flag = .0.replace('_', "-"))]
+    #[error("'{0}' is not set: give it in the configuration file, as --{flag}, or as {env}", flag = .0.replace('_', "-"), env = format_args!("ZRAFT_{}", .0.to_uppercase()))]
     Missing(&'static str),
     /// A setting cannot be what it is.
     #[error("'{setting}' cannot be {value}: {reason}")]
@@ -137,141 +151,8 @@ pub enum ConfigError {
     Tls(#[from] TlsError),
 }
 
-/// The settings as written: all optional, so that flags can fill or override them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// The advertised address, `host:port`.
-    pub node: Option<NodeAddr>,
-    /// The address to listen on, `ip:port`; the advertised one if not set.
-    pub listen: Option<String>,
-    /// The folder of log and components.
-    pub log_dir: Option<PathBuf>,
-    /// The folder of snapshots; `snapshots` in `log_dir` if not set.
-    pub snapshot_dir: Option<PathBuf>,
-    /// The PEM file with the certificates of the CA that nodes and clients are checked against.
-    pub ca: Option<PathBuf>,
-    /// The PEM file with the node's certificate.
-    pub cert: Option<PathBuf>,
-    /// The PEM file with its private key.
-    pub key: Option<PathBuf>,
-    /// The PEM file with the certificates that the CA has revoked.
-    pub crl: Option<PathBuf>,
-    /// See [`Tuning::election_timeout_ms`].
-    pub election_timeout_ms: Option<u64>,
-    /// See [`Tuning::guest_threads`].
-    pub guest_threads: Option<usize>,
-    /// See [`Tuning::isolation`]: `"separate"` or `"shared"`.
-    pub isolation: Option<Isolation>,
-    /// See [`Tuning::cache_bytes`].
-    pub cache_bytes: Option<usize>,
-    /// See [`Tuning::max_segment_size`].
-    pub max_segment_size: Option<usize>,
-    /// See [`Tuning::min_free_bytes`].
-    pub min_free_bytes: Option<u64>,
-    /// See [`Tuning::snapshot_backup`].
-    pub snapshot_backup: Option<bool>,
-    /// See [`Tuning::snapshot_backup_count`].
-    pub snapshot_backup_count: Option<usize>,
-    /// See [`Tuning::compile_memory_bytes`].
-    pub compile_memory_bytes: Option<u64>,
-    /// See [`Tuning::compile_deadline_ms`].
-    pub compile_deadline_ms: Option<u64>,
-}
-
-impl Settings {
-    /// Reads a TOML file. Relative paths in it are relative to its folder.
-    ///
-    /// # Errors
-    /// [`ConfigError`] when it cannot be read, is no TOML, or has keys that are no settings.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let read_error = |source| ConfigError::Read { path: path.to_owned(), source };
-        let text = std::fs::read_to_string(path).map_err(read_error)?;
-        let parse_error =
-            |error: toml::de::Error| ConfigError::Parse { path: path.to_owned(), reason: error.to_string() };
-        let mut settings: Self = toml::from_str(&text).map_err(parse_error)?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let paths = [
-            &mut settings.log_dir,
-            &mut settings.snapshot_dir,
-            &mut settings.ca,
-            &mut settings.cert,
-            &mut settings.key,
-            &mut settings.crl,
-        ];
-        for path in paths.into_iter().flatten() {
-            *path = folder.join(&*path);
-        }
-        Ok(settings)
-    }
-
-    /// These settings, and `fallback`'s where these have none.
-    #[must_use]
-    pub fn or(self, fallback: Self) -> Self {
-        Self {
-            node: self.node.or(fallback.node),
-            listen: self.listen.or(fallback.listen),
-            log_dir: self.log_dir.or(fallback.log_dir),
-            snapshot_dir: self.snapshot_dir.or(fallback.snapshot_dir),
-            ca: self.ca.or(fallback.ca),
-            cert: self.cert.or(fallback.cert),
-            key: self.key.or(fallback.key),
-            crl: self.crl.or(fallback.crl),
-            election_timeout_ms: self.election_timeout_ms.or(fallback.election_timeout_ms),
-            guest_threads: self.guest_threads.or(fallback.guest_threads),
-            isolation: self.isolation.or(fallback.isolation),
-            cache_bytes: self.cache_bytes.or(fallback.cache_bytes),
-            max_segment_size: self.max_segment_size.or(fallback.max_segment_size),
-            min_free_bytes: self.min_free_bytes.or(fallback.min_free_bytes),
-            snapshot_backup: self.snapshot_backup.or(fallback.snapshot_backup),
-            snapshot_backup_count: self.snapshot_backup_count.or(fallback.snapshot_backup_count),
-            compile_memory_bytes: self.compile_memory_bytes.or(fallback.compile_memory_bytes),
-            compile_deadline_ms: self.compile_deadline_ms.or(fallback.compile_deadline_ms),
-        }
-    }
-
-    /// Makes a configuration of them, of a node that has `compiler` compile its components.
-    ///
-    /// # Errors
-    /// [`ConfigError`] naming the setting that is missing or wrong.
-    pub fn into_config(self, compiler: Compiler) -> Result<Config, ConfigError> {
-        let node = self.node.ok_or(ConfigError::Missing("node"))?;
-        let listen = resolve(self.listen.as_deref().unwrap_or(node.as_str()))?;
-        let log_dir = self.log_dir.ok_or(ConfigError::Missing("log_dir"))?;
-        let files = TlsFiles {
-            ca: self.ca.ok_or(ConfigError::Missing("ca"))?,
-            cert: self.cert.ok_or(ConfigError::Missing("cert"))?,
-            key: self.key.ok_or(ConfigError::Missing("key"))?,
-            crl: self.crl,
-        };
-        let default = Tuning::default();
-        let tuning = Tuning {
-            election_timeout_ms: self.election_timeout_ms.unwrap_or(default.election_timeout_ms),
-            guest_threads: self.guest_threads.unwrap_or(default.guest_threads),
-            isolation: self.isolation.unwrap_or(default.isolation),
-            cache_bytes: self.cache_bytes.unwrap_or(default.cache_bytes),
-            max_segment_size: self.max_segment_size.unwrap_or(default.max_segment_size),
-            min_free_bytes: self.min_free_bytes.unwrap_or(default.min_free_bytes),
-            snapshot_backup: self.snapshot_backup.unwrap_or(default.snapshot_backup),
-            snapshot_backup_count: self.snapshot_backup_count.unwrap_or(default.snapshot_backup_count),
-            compile_memory_bytes: self.compile_memory_bytes.unwrap_or(default.compile_memory_bytes),
-            compile_deadline_ms: self.compile_deadline_ms.unwrap_or(default.compile_deadline_ms),
-        };
-        tuning.check()?;
-        Ok(Config {
-            node,
-            listen: Listen::Address(listen),
-            snapshot_dir: self.snapshot_dir.unwrap_or_else(|| default_snapshot_dir(&log_dir)),
-            log_dir,
-            credentials: Credentials::load(&files)?,
-            tuning,
-            compiler,
-        })
-    }
-}
-
 impl Tuning {
-    fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         let election_timeouts = Self::MIN_ELECTION_TIMEOUT_MS..=Self::MAX_ELECTION_TIMEOUT_MS;
         for (setting, value, allowed) in [
             ("election_timeout_ms", self.election_timeout_ms, election_timeouts),
@@ -298,64 +179,5 @@ impl Tuning {
             }
         }
         Ok(())
-    }
-}
-
-fn resolve(listen: &str) -> Result<SocketAddr, ConfigError> {
-    let invalid = |reason: String| ConfigError::Invalid { setting: "listen", value: format!("'{listen}'"), reason };
-    let mut addresses = listen.to_socket_addrs().map_err(|error| invalid(error.to_string()))?;
-    addresses.next().ok_or_else(|| invalid("the name has no address".to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(text: &str) -> Result<Settings, ConfigError> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("zraft.toml");
-        std::fs::write(&path, text).unwrap();
-        Settings::load(&path).map(|mut settings| {
-            settings.log_dir = settings.log_dir.map(|dir| dir.strip_prefix(folder.path()).unwrap().to_owned());
-            settings
-        })
-    }
-
-    #[test]
-    fn flags_come_before_the_file_and_paths_are_relative_to_it() {
-        let text = "node = \"h:7400\"\nlog_dir = \"data\"\nelection_timeout_ms = 100\nsnapshot_backup = true\n\
-                    snapshot_backup_count = 2\nisolation = \"shared\"";
-        let file = load(text).unwrap();
-        let flags = Settings { election_timeout_ms: Some(200), snapshot_backup_count: Some(3), ..Settings::default() };
-        let merged = flags.or(file);
-        assert_eq!((merged.snapshot_backup, merged.snapshot_backup_count), (Some(true), Some(3)));
-        assert_eq!((merged.election_timeout_ms, merged.isolation), (Some(200), Some(Isolation::Shared)));
-        assert_eq!(merged.node.unwrap().as_str(), "h:7400");
-        assert_eq!(merged.log_dir.unwrap(), Path::new("data"));
-    }
-
-    #[test]
-    fn an_unknown_key_is_an_error_that_names_it() {
-        let error = load("elction_timeout_ms = 100").unwrap_err().to_string();
-        assert!(error.contains("elction_timeout_ms") && error.contains("election_timeout_ms"), "{error}");
-    }
-
-    #[test]
-    fn what_is_missing_or_out_of_bounds_is_named() {
-        let error = |settings: Settings| settings.into_config(Compiler::InProcess).err().unwrap().to_string();
-        assert!(error(Settings::default()).contains("--node"));
-        let node = Settings { node: Some("127.0.0.1:7400".parse().unwrap()), ..Settings::default() };
-        assert!(error(node.clone()).contains("--log-dir"));
-        let files = |name: &str| Some(PathBuf::from(name));
-        let (ca, cert, key) = (files("ca"), files("cert"), files("key"));
-        let whole = Settings { log_dir: files("d"), ca, cert, key, ..node };
-        let hasty = Settings { election_timeout_ms: Some(1), ..whole.clone() };
-        assert!(error(hasty).contains("'election_timeout_ms' cannot be 1"));
-        let forgetful = Settings { snapshot_backup: Some(true), snapshot_backup_count: Some(0), ..whole.clone() };
-        assert!(error(forgetful).contains("'snapshot_backup_count' cannot be 0"));
-        let impatient = Settings { compile_deadline_ms: Some(0), ..whole.clone() };
-        assert!(error(impatient).contains("'compile_deadline_ms' cannot be 0"));
-        let stingy = Settings { compile_memory_bytes: Some(1), ..whole };
-        assert!(error(stingy).contains("'compile_memory_bytes' cannot be 1: it must be at least"));
     }
 }

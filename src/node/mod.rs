@@ -29,6 +29,7 @@ mod members;
 mod network;
 mod quota;
 mod removal;
+mod settings;
 mod space;
 mod standing;
 mod transfer;
@@ -40,9 +41,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, mpsc};
 
-pub use config::{Config, ConfigError, Listen, Settings, Tuning};
+pub use config::{Config, ConfigError, Isolation, Listen, Tuning};
 pub use inspect::{NodeCheck, NodeLog, default_snapshot_dir};
 pub use lifecycle::PeerRecord;
+pub use settings::Settings;
 pub use standing::Introduction;
 
 use crate::codec;

@@ -5,6 +5,7 @@ mod backend_check;
 mod bundled;
 mod certificates;
 mod compile;
+mod config;
 mod crashes;
 mod creation;
 mod departure;
