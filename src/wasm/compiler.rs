@@ -188,6 +188,8 @@ impl Compiling {
             .arg0("zraft")
             .args([COMPILE_COMMAND, MEMORY_FLAG, &limits.memory_bytes.to_string()])
             .env_clear()
+            // Its allocator is not to take address space before it needs it.
+            .env("MIMALLOC_ARENA_RESERVE", "0")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
