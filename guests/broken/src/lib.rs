@@ -4,6 +4,9 @@
 //!
 //! The state is the list of all commands, and the reply to one is its place in that. Every tenth place is a bad one: see
 //! [`Breach`].
+//!
+//! It is made of the contract's bindings, which there are for WebAssembly alone.
+#![cfg(target_arch = "wasm32")]
 
 use std::cell::RefCell;
 

@@ -3,6 +3,9 @@
 //!
 //! A command or query is a word: see [`obey`]. Anything else is stored and echoed. The config picks the size of
 //! snapshot chunks: `chunk N`; by default they are as asked for.
+//!
+//! It is made of the contract's bindings, which there are for WebAssembly alone.
+#![cfg(target_arch = "wasm32")]
 
 use std::cell::RefCell;
 use std::collections::HashMap;
