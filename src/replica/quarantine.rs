@@ -46,6 +46,8 @@ struct Standing {
     agrees: Index,
     /// The first entry at which they were found to differ.
     differs: Option<Index>,
+    /// The entry at which they were last found to differ, if they do.
+    differs_lately: Index,
     /// Set while it is in quarantine: it needs a later snapshot than this.
     needs_after: Option<Index>,
 }
@@ -99,9 +101,12 @@ impl Sides {
             standing.agrees = standing.agrees.max(at);
             // Also before where it differed: its state was replaced by an earlier one.
             standing.differs.take_if(|_| is_last);
-        } else if standing.differs.is_none_or(|differs| at < differs) {
-            tracing::error!(peer = %from, entry = %at, "a replica's state differs from this leader's");
-            standing.differs = Some(at);
+        } else {
+            standing.differs_lately = at;
+            if standing.differs.is_none_or(|differs| at < differs) {
+                tracing::error!(peer = %from, entry = %at, "a replica's state differs from this leader's");
+                standing.differs = Some(at);
+            }
         }
     }
 }
@@ -157,7 +162,9 @@ impl Replica {
 
     /// What the leader tells a replica that has parted from the majority: the chain at an entry at which it differs.
     pub(super) fn outcast(&self, to: Incarnation) -> Option<(Index, HashChain)> {
-        let at = self.sides.tally.get(&to)?.differs?;
+        let standing = self.sides.tally.get(&to).filter(|standing| standing.differs.is_some())?;
+        // Where it began to differ neither side may remember any more: it may have been far behind, and in a hurry.
+        let at = standing.differs_lately;
         let chain = self.sides.chains.at(at)?;
         (self.sides.term == self.raft.term() && self.majority() == Majority::Here).then_some((at, chain))
     }

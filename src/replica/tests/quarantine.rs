@@ -40,6 +40,27 @@ impl Hands {
     }
 }
 
+/// A replica that applies much at once, as after a restart, does not remember where it was found to differ.
+#[test]
+fn who_differs_is_told_of_the_latest_entry_and_not_of_one_that_is_long_past() {
+    let mut hands = Hands::serving();
+    let first = hands.last();
+    hands.reports(THREE, report(first.0, wrong(), None));
+    hands.reports(TWO, report(first.0, chain_at(first), None));
+    assert_eq!(hands.outcast(THREE), Some((first, chain_at(first))));
+    for count in 0..100 {
+        hands.write(count, "a");
+        hands.settle();
+        hands.replicate();
+        hands.work();
+    }
+    assert_eq!(hands.outcast(THREE), None, "the leader does not remember either");
+    let last = hands.last();
+    hands.reports(TWO, report(last.0, chain_at(last), None));
+    hands.reports(THREE, report(last.0, wrong(), None));
+    assert_eq!(hands.outcast(THREE), Some((last, chain_at(last))));
+}
+
 #[test]
 fn who_differs_from_a_majority_is_told_and_served_a_snapshot() {
     let mut hands = Hands::serving();
