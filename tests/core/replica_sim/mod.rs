@@ -426,6 +426,14 @@ impl Sim {
             (0..3).for_each(|_| self.step(false));
         }
         (0..50).for_each(|_| self.step(false));
+        // Who was restarted may have much to apply again.
+        let are_here = |sim: &Self| members.iter().all(|node| sim.nodes[node].applied() == sim.witness.last());
+        for _ in 0..HEALED_STEPS {
+            if are_here(self) {
+                break;
+            }
+            self.step(false);
+        }
         members.iter().for_each(|node| self.ask_read(0, *node));
         (0..100).for_each(|_| self.step(false));
         self.check_sessions();
