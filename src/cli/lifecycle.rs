@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::connect::Identity;
+use crate::cli::members::names;
 use crate::cli::output::{Failure, Output};
 use crate::cli::runtime;
 use crate::protocol::PeerStatus;
@@ -50,10 +51,6 @@ impl List {
 /// What the peer knows of its cluster that is in the latest term.
 fn latest(peers: &[PeerStatus]) -> &PeerStatus {
     peers.iter().max_by_key(|peer| (peer.term, peer.leader.is_some())).expect("a cluster was found by a peer of it")
-}
-
-fn names(peers: &[PeerId]) -> Vec<String> {
-    peers.iter().map(ToString::to_string).collect()
 }
 
 fn as_text(cluster: ClusterId, peers: &[PeerStatus]) -> String {

@@ -46,7 +46,8 @@ impl Members {
     }
 }
 
-fn names(peers: &[PeerId]) -> Vec<String> {
+/// Peers as they are typed.
+pub(super) fn names(peers: &[PeerId]) -> Vec<String> {
     peers.iter().map(ToString::to_string).collect()
 }
 
