@@ -216,6 +216,7 @@ fn refusal(error: MembershipError) -> ChangeRefusal {
         MembershipError::NotLeader { .. } | MembershipError::Transferring => ChangeRefusal::LeaderChanged,
         MembershipError::InProgress => ChangeRefusal::InProgress,
         MembershipError::NotReady => ChangeRefusal::NotStable,
+        MembershipError::Diverged => ChangeRefusal::Diverged,
         // The coordinator has seen to it that the change is one, and not too large.
         MembershipError::Same | MembershipError::TooMany(_) | MembershipError::Empty => ChangeRefusal::NewerExists,
     }

@@ -82,6 +82,12 @@ pub enum ChangeRefusal {
         /// The peers that there are.
         now: Vec<PeerId>,
     },
+    /// Too many of the new peers were found to have a state that is not the majority's. Nothing was changed.
+    #[error(
+        "the peers were not changed: too many of the new ones are in quarantine with a wrong state; try again when it has \
+         been replaced, which the leader sees to"
+    )]
+    Diverged,
 }
 
 impl ChangeRefusal {

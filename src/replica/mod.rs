@@ -396,7 +396,8 @@ impl Replica {
     }
 
     /// Has a leader begin to change the voters to exactly these, or withdraw a change: see
-    /// [`Raft::propose_membership`].
+    /// [`Raft::propose_membership`]. Where the leader knows that the state of too many of them is wrong, it refuses: they would
+    /// outvote who is right.
     ///
     /// # Errors
     /// [`MembershipError`].
@@ -405,6 +406,10 @@ impl Replica {
         voters: BTreeMap<Incarnation, PeerId>,
         now: Now,
     ) -> Result<Index, MembershipError> {
+        let wrong = voters.keys().filter(|voter| self.differs(**voter)).count();
+        if wrong > 0 && 2 * (voters.len() - wrong) <= voters.len() {
+            return Err(MembershipError::Diverged);
+        }
         self.raft.propose_membership(voters, now.wall_ms)
     }
 

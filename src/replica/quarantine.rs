@@ -99,7 +99,6 @@ impl Sides {
         let standing = self.tally.entry(from).or_default();
         if own == chain {
             standing.agrees = standing.agrees.max(at);
-            // Also before where it differed: its state was replaced by an earlier one.
             standing.differs.take_if(|_| is_last);
         } else {
             standing.differs_lately = at;
@@ -134,9 +133,18 @@ impl Replica {
         }
         if let Some((at, chain)) = last {
             self.sides.compare(from, at, chain, true);
-            self.sides.tally.entry(from).or_default().applied = at;
+            let standing = self.sides.tally.entry(from).or_default();
+            standing.applied = at;
+            // A state of before where it differed has taken its place, be it one that this leader remembers no chain of.
+            standing.differs.take_if(|differs| at < *differs);
         }
         self.sides.tally.entry(from).or_default().needs_after = needs_after;
+    }
+
+    /// Whether this leader has found another's state to be another than its own, and has not heard of its end.
+    pub(super) fn differs(&self, other: Incarnation) -> bool {
+        let standing = self.sides.tally.get(&other).filter(|_| self.sides.term == self.raft.term());
+        standing.is_some_and(|standing| standing.differs.is_some())
     }
 
     /// Where the majority is.
@@ -147,7 +155,7 @@ impl Replica {
         let tally = &self.sides.tally;
         let Some(at) = tally.values().filter_map(|standing| standing.differs).max() else { return Majority::Here };
         let me = self.raft.id();
-        let differs = |voter| tally.get(&voter).is_some_and(|standing| standing.differs.is_some());
+        let differs = |voter| self.differs(voter);
         let agrees = |voter| tally.get(&voter).is_some_and(|standing| standing.agrees >= at);
         let configuration = self.raft.configuration();
         if configuration.has_quorum(|voter| voter == me || (agrees(voter) && !differs(voter))) {
@@ -162,11 +170,11 @@ impl Replica {
 
     /// What the leader tells a replica that has parted from the majority: the chain at an entry at which it differs.
     pub(super) fn outcast(&self, to: Incarnation) -> Option<(Index, HashChain)> {
-        let standing = self.sides.tally.get(&to).filter(|standing| standing.differs.is_some())?;
+        let standing = self.sides.tally.get(&to).filter(|_| self.differs(to))?;
         // Where it began to differ neither side may remember any more: it may have been far behind, and in a hurry.
         let at = standing.differs_lately;
         let chain = self.sides.chains.at(at)?;
-        (self.sides.term == self.raft.term() && self.majority() == Majority::Here).then_some((at, chain))
+        (self.majority() == Majority::Here).then_some((at, chain))
     }
 
     /// The leader says that the majority's chain is this one. What was replaced meanwhile is no longer meant.

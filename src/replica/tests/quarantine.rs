@@ -61,6 +61,35 @@ fn who_differs_is_told_of_the_latest_entry_and_not_of_one_that_is_long_past() {
     assert_eq!(hands.outcast(THREE), Some((last, chain_at(last))));
 }
 
+/// It was made again from a snapshot so old that the leader remembers no chain of then.
+#[test]
+fn who_is_earlier_than_where_it_differed_differs_no_more() {
+    let mut hands = Hands::serving();
+    let at = hands.last();
+    hands.reports(TWO, report(at.0, chain_at(at), None));
+    hands.reports(THREE, report(at.0, wrong(), None));
+    assert!(hands.outcast(THREE).is_some());
+    hands.reports(THREE, report(0, wrong(), None));
+    assert_eq!(hands.outcast(THREE), None);
+    hands.reports(TWO, report(at.0, wrong(), None));
+    assert!(hands.replica.raft().is_leader(), "the third may yet agree");
+}
+
+#[test]
+fn a_change_that_would_give_the_majority_to_who_differs_is_refused() {
+    let mut hands = Hands::serving();
+    let at = hands.last();
+    hands.reports(TWO, report(at.0, chain_at(at), None));
+    hands.reports(THREE, report(at.0, wrong(), None));
+    let now = hands.now();
+    const ONE: Incarnation = Incarnation(1);
+    let voters = |ids: &[Incarnation]| ids.iter().map(|id| (*id, address(*id).expect("a peer"))).collect();
+    let refused = Err(MembershipError::Diverged);
+    assert_eq!(hands.replica.change_members(voters(&[ONE, THREE]), now), refused);
+    assert_eq!(hands.replica.change_members(voters(&[THREE]), now), refused);
+    assert!(hands.replica.change_members(voters(&[ONE, TWO]), now).is_ok(), "who differs may leave");
+}
+
 #[test]
 fn who_differs_from_a_majority_is_told_and_served_a_snapshot() {
     let mut hands = Hands::serving();
