@@ -17,6 +17,8 @@ pub(super) struct Snapshots {
     size_bytes: Option<u64>,
     /// How much log there was before that, as [`Feed::log_bytes`](super::feed::Feed::log_bytes) counts.
     log_bytes: u64,
+    /// How many could not be written since the last that was.
+    failures: u32,
     writing: Option<Writing>,
 }
 
@@ -41,6 +43,9 @@ impl Snapshots {
     /// place on the disk.
     pub(super) const MAX_LOG_BYTES: u64 = 1 << 30;
 
+    /// How often the wait for the next attempt doubles at most.
+    pub(super) const MAX_DOUBLINGS: u32 = 6;
+
     /// The machine is to be restored from this one, or begins.
     pub(super) fn new(latest: Option<&SnapshotMeta>) -> Self {
         Self {
@@ -48,13 +53,14 @@ impl Snapshots {
             wanted_after: None,
             size_bytes: latest.is_none().then_some(0),
             log_bytes: 0,
+            failures: 0,
             writing: None,
         }
     }
 
     /// The machine is to be restored from one of elsewhere.
     pub(super) fn install(&mut self, meta: &SnapshotMeta) {
-        (self.at, self.size_bytes, self.log_bytes) = (meta.position.index, None, 0);
+        (self.at, self.size_bytes, self.log_bytes, self.failures) = (meta.position.index, None, 0, 0);
         self.writing.iter_mut().for_each(|writing| writing.log_bytes = 0);
     }
 
@@ -77,7 +83,9 @@ impl Snapshots {
         if self.wanted_after.is_some_and(|after| at > after && since_last > 0) {
             return Some(Due::Wanted);
         }
-        (since_last >= settings.max_log_count && self.has_log_for_another(log_bytes, settings)).then_some(Due::Log)
+        let doublings = self.failures.saturating_sub(1).min(Self::MAX_DOUBLINGS);
+        let least = settings.max_log_count.saturating_mul(1 << doublings);
+        (since_last >= least && self.has_log_for_another(log_bytes, settings)).then_some(Due::Log)
     }
 
     fn has_log_for_another(&self, log_bytes: u64, settings: &Settings) -> bool {
@@ -97,15 +105,16 @@ impl Snapshots {
         let Some(Writing { log_bytes, is_void }) = self.writing.take() else { return false };
         // One from elsewhere may have come meanwhile.
         if self.at == at && !is_void {
-            (self.size_bytes, self.log_bytes) = (Some(size_bytes), log_bytes);
+            (self.size_bytes, self.log_bytes, self.failures) = (Some(size_bytes), log_bytes, 0);
         }
         !is_void
     }
 
     /// What was being written could not be. The log since the last one has its share already, so it is tried again after
-    /// `max_log_count` more entries.
+    /// `max_log_count` more entries, then twice as many each time: a backend that can make none would keep a processor busy.
     pub(super) fn failed(&mut self) {
         self.writing = None;
+        self.failures = self.failures.saturating_add(1);
     }
 }
 
@@ -122,5 +131,27 @@ mod tests {
         let is_due = |log_bytes| snapshots.due(Index(2), 100 + log_bytes, &settings).is_some();
         assert!(!is_due(Snapshots::MAX_LOG_BYTES - 1));
         assert!(is_due(Snapshots::MAX_LOG_BYTES));
+    }
+
+    #[test]
+    fn who_fails_again_and_again_is_asked_ever_more_rarely() {
+        let settings = Settings { max_log_count: 10, min_log_percent: 0, ..Settings::default() };
+        let mut snapshots = Snapshots::new(None);
+        let mut waits = Vec::new();
+        let mut at = 0;
+        let mut wait = |snapshots: &mut Snapshots| {
+            let before = at;
+            at = (at..).find(|at| snapshots.due(Index(*at), 0, &settings).is_some()).expect("due one day");
+            snapshots.begin(Index(at), 0);
+            at - before
+        };
+        for _ in 0..=Snapshots::MAX_DOUBLINGS + 2 {
+            waits.push(wait(&mut snapshots));
+            snapshots.failed();
+        }
+        assert_eq!(waits, [10, 10, 20, 40, 80, 160, 320, 640, 640]);
+        assert_eq!(wait(&mut snapshots), 640);
+        assert!(snapshots.taken(snapshots.at, 0));
+        assert_eq!(wait(&mut snapshots), 10, "it works again");
     }
 }

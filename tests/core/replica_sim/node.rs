@@ -17,6 +17,9 @@ use zraft::types::{Incarnation, Index, LogPosition, SessionId};
 use super::STEP_MS;
 use super::backend::NumbersFactory;
 
+/// How often the wait for a snapshot doubles at most while they fail.
+const MAX_DOUBLINGS: u32 = 6;
+
 /// What all nodes have in common.
 #[derive(Clone)]
 pub struct Plan {
@@ -92,6 +95,8 @@ pub struct Node {
     reports: VecDeque<Report>,
     /// A snapshot was asked for, and the replica has not been told what became of it.
     snapshot_in_progress: bool,
+    /// Where the last was asked for, and how many have failed since the last that did not.
+    snapshot_attempt: (Index, u32),
     /// Its clock began to count at another moment than others.
     pub clock_began_ms: u64,
     /// The replica has not seen what entries up to this have changed.
@@ -135,6 +140,7 @@ impl Node {
             log_reads: VecDeque::new(),
             reports: start.into_iter().collect(),
             snapshot_in_progress: false,
+            snapshot_attempt: (Index::ZERO, 0),
             clock_began_ms,
             knows_changes_after: Index::ZERO,
         }
@@ -143,9 +149,11 @@ impl Node {
     /// Takes out what the replica wants done; what is not for the disk or the machine is left in the effects.
     pub fn effects(&mut self, now: Now) -> Effects {
         let mut effects = self.replica.effects(now);
-        if effects.jobs.iter().any(|job| matches!(job, Job::Snapshot(_) | Job::SnapshotAsIs(_))) {
+        for job in &effects.jobs {
+            let (Job::Snapshot(meta) | Job::SnapshotAsIs(meta)) = job else { continue };
             assert!(!self.snapshot_in_progress, "one snapshot at a time");
             self.snapshot_in_progress = true;
+            self.snapshot_attempt.0 = meta.position.index;
         }
         self.writes.extend(effects.write.take());
         self.jobs.extend(effects.jobs.drain(..));
@@ -173,12 +181,15 @@ impl Node {
         self.jobs.is_empty() && self.reports.is_empty() && !is_cursed
     }
 
-    /// Whether a snapshot should have been taken: there was enough of a log, and room for one that failed.
+    /// Whether a snapshot should have been taken: there was enough of a log, and more of it for each that failed.
     pub fn is_snapshot_overdue(&self, log_bytes: u64) -> bool {
         let (status, settings) = (self.replica.raft().status(), &self.plan.genesis.settings);
-        let since_last = status.applied.0 - status.snapshot.index.0;
+        let (attempt, failures) = self.snapshot_attempt;
+        let since_last = status.applied.0 - attempt.max(status.snapshot.index).0;
+        let least = settings.max_log_count << failures.saturating_sub(1).min(MAX_DOUBLINGS);
         let size_bytes = self.files.get(&status.snapshot).map_or(0, File::size_bytes);
-        since_last >= settings.max_log_count && log_bytes * 100 >= size_bytes * settings.min_log_percent
+        let is_due = since_last >= least && log_bytes * 100 >= size_bytes * settings.min_log_percent;
+        is_due || self.snapshot_in_progress
     }
 
     /// The last entry that the machine has applied.
@@ -320,8 +331,14 @@ impl Node {
                 }
                 self.replica.answered(answers);
             }
-            Report::SnapshotTaken(meta, size_bytes) => self.replica.snapshot_taken(meta, size_bytes),
-            Report::SnapshotFailed => self.replica.snapshot_failed(),
+            Report::SnapshotTaken(meta, size_bytes) => {
+                self.snapshot_attempt.1 = 0;
+                self.replica.snapshot_taken(meta, size_bytes);
+            }
+            Report::SnapshotFailed => {
+                self.snapshot_attempt.1 += 1;
+                self.replica.snapshot_failed();
+            }
         }
     }
 }
