@@ -49,6 +49,8 @@ pub struct Numbers {
     budget: Budget,
     /// Grows with what is asked of this instance, and no other has the same.
     wear: u64,
+    /// It has gone wrong in such a way that it dies of what it is asked next.
+    is_broken: bool,
     items: Vec<Item>,
     keys: [KeyState; ALL_KEYS.len()],
 }
@@ -166,6 +168,9 @@ fn cost(number: u64, wear: u64) -> Option<u64> {
 
 impl Numbers {
     fn bear(&mut self, number: u64) -> Result<(), Fault> {
+        if self.is_broken {
+            return Err(Fault::Guest { kind: GuestFault::Trap, message: "it has gone wrong before".to_owned() });
+        }
         let budget = match self.budget {
             Budget::Configured => CONFIGURED,
             Budget::Relaxed => RELAXED,
@@ -239,6 +244,7 @@ impl Backend for Numbers {
             }
             if item.owner == 0 && !is_refused(item.number) && self.factory.is_cursed.swap(false, Ordering::Relaxed) {
                 self.add(Item { number: PHANTOM + u64::from(item.key()), owner: 0 });
+                self.is_broken = item.number.is_multiple_of(2);
             }
             let reply = self.push(item);
             let changed = if reply.is_ok() { vec![Key::copy_from_slice(&[item.key()])] } else { vec![] };

@@ -255,7 +255,8 @@ impl Node {
 
     /// A machine that has gone wrong is not made again as it was; that stops its peer.
     fn survives<T>(&self, result: &Result<T, RunError<Infallible>>) -> bool {
-        let is_known = matches!(result, Err(RunError::Diverged(_))) && self.is_machine_wrong;
+        let is_known =
+            matches!(result, Err(RunError::Diverged(_) | RunError::DiedAgain { .. })) && self.is_machine_wrong;
         assert!(result.is_ok() || is_known, "what was applied can be applied again");
         result.is_ok()
     }
