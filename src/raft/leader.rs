@@ -62,7 +62,7 @@ impl Raft {
         leader.quorum_ticks = 0;
         let heard = |voter| voter == self.id || leader.progress.get(&voter).is_some_and(|progress| progress.heard);
         let tally = quorum::tally(self.log.configuration(), |voter| Some(heard(voter)));
-        leader.progress.values_mut().for_each(|progress| progress.heard = false);
+        leader.progress.values_mut().for_each(|progress| progress.was_heard = std::mem::take(&mut progress.heard));
         tally == Tally::Won
     }
 

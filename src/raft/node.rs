@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::raft::delivery::{Delivery, Next};
 use crate::raft::log::Log;
 use crate::raft::nonsense::{self, Nonsense};
+use crate::raft::progress::Progress;
 use crate::raft::role::{Follower, Role};
 use crate::raft::{
     Config, ConfigValues, Configuration, Entry, Envelope, LogRead, LogReadPurpose, Message, Payload, ReadId, Ready,
@@ -231,6 +232,16 @@ impl Raft {
         } else {
             tracing::debug!(me = %self.id, %position, "a snapshot that is of no use");
         }
+    }
+
+    /// The first entry, not before `floor`, behind which the log is needed yet: by a follower that is being sent a snapshot and
+    /// will go on from there, or that is behind and hears this leader. Nobody who needs more than the log behind `floor` is
+    /// regarded.
+    #[must_use]
+    pub fn log_needed_behind(&self, floor: Index) -> Option<Index> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let floor = floor.max(self.log.base().index);
+        leader.progress.values().filter_map(Progress::has_no_need_of).filter(|index| *index >= floor).min()
     }
 
     /// The transfer of a snapshot to a follower has ended, well or not.

@@ -30,6 +30,8 @@ pub(super) struct Progress {
     pub(super) state: State,
     /// Whether anything was heard since the last check of the quorum.
     pub(super) heard: bool,
+    /// Whether anything had been heard by that check since the one before.
+    pub(super) was_heard: bool,
     /// The latest heartbeat round that the follower has answered.
     pub(super) round: u64,
     /// The latest commit index sent.
@@ -46,6 +48,7 @@ impl Progress {
             next,
             state: State::Probe { waiting: false },
             heard: true,
+            was_heard: true,
             round: 0,
             told_commit: Index::ZERO,
             reading: None,
@@ -128,6 +131,18 @@ impl Progress {
     pub(super) fn resume(&mut self) {
         if let State::Probe { waiting } = &mut self.state {
             *waiting = false;
+        }
+    }
+
+    /// The last entry that the follower will not have to be sent: the log behind it may be needed. None of one that is
+    /// silent, and is sent nothing.
+    pub(super) fn has_no_need_of(&self) -> Option<Index> {
+        match &self.state {
+            // The end of the transfer is reported, also if the follower dies meanwhile.
+            State::Snapshot(index) => Some(*index),
+            _ if !(self.heard || self.was_heard) => None,
+            State::Probe { .. } => Some(self.next.prev()),
+            State::Replicate(_) => Some(self.matched),
         }
     }
 

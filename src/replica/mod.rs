@@ -349,8 +349,13 @@ impl Replica {
 
     /// The snapshot that a job asked for is durable, and takes `size_bytes`.
     pub fn snapshot_taken(&mut self, meta: SnapshotMeta, size_bytes: u64) {
-        if self.snapshots.taken(meta.position.index, size_bytes) {
-            self.raft.snapshot_taken(meta, self.settings.kept_log_count);
+        let at = meta.position.index;
+        if self.snapshots.taken(at, size_bytes) {
+            // A follower that was sent the snapshot before this one goes on from there. Without the log behind that it would
+            // need this one, and so for ever.
+            let needed_behind = self.raft.log_needed_behind(self.snapshots.floor()).unwrap_or(at);
+            let needed = at.0.saturating_sub(needed_behind.0);
+            self.raft.snapshot_taken(meta, self.settings.kept_log_count.max(needed));
         }
     }
 

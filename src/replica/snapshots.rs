@@ -3,6 +3,8 @@
 //! One costs as much as the state is large: it is restored twice and written once. So it waits until the log has grown by a
 //! share of the last one's size; then what snapshots cost a write is bounded, however large the state.
 
+use std::collections::VecDeque;
+
 use crate::raft::SnapshotMeta;
 use crate::settings::Settings;
 use crate::types::Index;
@@ -20,7 +22,11 @@ pub(super) struct Snapshots {
     /// How many could not be written since the last that was.
     failures: u32,
     writing: Option<Writing>,
+    marks: Marks,
 }
+
+/// How much log there was before some snapshots, oldest first. They tell how far back the log may be kept for followers.
+struct Marks(VecDeque<(Index, u64)>);
 
 /// Why a snapshot is due.
 pub(super) enum Due {
@@ -43,6 +49,10 @@ impl Snapshots {
     /// place on the disk.
     pub(super) const MAX_LOG_BYTES: u64 = 1 << 30;
 
+    /// The most log that is kept behind a snapshot for followers that need it: those that are being sent an older snapshot, or
+    /// are catching up. One that needs more gets another snapshot.
+    pub(super) const MAX_HELD_LOG_BYTES: u64 = 1 << 30;
+
     /// How often the wait for the next attempt doubles at most.
     pub(super) const MAX_DOUBLINGS: u32 = 6;
 
@@ -55,12 +65,14 @@ impl Snapshots {
             log_bytes: 0,
             failures: 0,
             writing: None,
+            marks: Marks::new(latest.map_or(Index::ZERO, |meta| meta.position.index)),
         }
     }
 
     /// The machine is to be restored from one of elsewhere.
     pub(super) fn install(&mut self, meta: &SnapshotMeta) {
         (self.at, self.size_bytes, self.log_bytes, self.failures) = (meta.position.index, None, 0, 0);
+        self.marks = Marks::new(self.at);
         self.writing.iter_mut().for_each(|writing| writing.log_bytes = 0);
     }
 
@@ -106,8 +118,14 @@ impl Snapshots {
         // One from elsewhere may have come meanwhile.
         if self.at == at && !is_void {
             (self.size_bytes, self.log_bytes, self.failures) = (Some(size_bytes), log_bytes, 0);
+            self.marks.add(at, log_bytes);
         }
         !is_void
+    }
+
+    /// The entry behind which the log may be kept for followers.
+    pub(super) fn floor(&self) -> Index {
+        self.marks.floor()
     }
 
     /// What was being written could not be. The log since the last one has its share already, so it is tried again after
@@ -118,9 +136,48 @@ impl Snapshots {
     }
 }
 
+impl Marks {
+    /// Marks are no closer than this, so that they are few.
+    const STEP_BYTES: u64 = Snapshots::MAX_HELD_LOG_BYTES / 64;
+
+    /// The log counts from this entry.
+    fn new(at: Index) -> Self {
+        Self(VecDeque::from([(at, 0)]))
+    }
+
+    /// There is a snapshot with so much log before it. Marks that are too far back go.
+    fn add(&mut self, at: Index, log_bytes: u64) {
+        let is_near = |mark: &(Index, u64)| log_bytes.saturating_sub(mark.1) <= Snapshots::MAX_HELD_LOG_BYTES;
+        while self.0.pop_front_if(|mark| !is_near(mark)).is_some() {}
+        if self.0.back().is_none_or(|(_, last_bytes)| log_bytes.saturating_sub(*last_bytes) >= Self::STEP_BYTES) {
+            self.0.push_back((at, log_bytes));
+        }
+    }
+
+    fn floor(&self) -> Index {
+        self.0.front().map_or(Index::ZERO, |(at, _)| *at)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_is_kept_for_followers_up_to_a_bound() {
+        let mut marks = Marks::new(Index(7));
+        let step = Marks::STEP_BYTES;
+        for count in 1..=64 {
+            marks.add(Index(7 + 2 * count - 1), count * step - step / 2);
+            marks.add(Index(7 + 2 * count), count * step);
+        }
+        assert_eq!(marks.floor(), Index(7), "just within the bound");
+        marks.add(Index(200), 65 * step);
+        assert_eq!(marks.floor(), Index(9));
+        assert!(marks.0.len() <= 65, "{}", marks.0.len());
+        marks.add(Index(300), 1000 * step);
+        assert_eq!(marks.floor(), Index(300), "all before is too far back");
+    }
 
     #[test]
     fn however_large_a_snapshot_is_the_log_is_bounded() {

@@ -117,6 +117,93 @@ fn a_snapshot_that_is_done_after_a_newer_one_was_restored_changes_nothing() {
     assert_eq!(snapshots(&hands), [meta(2, 25)], "none is in progress");
 }
 
+/// A leader of three whose third peer was silent for long, and now needs the snapshot that is there: returns that.
+fn leader_with_one_behind() -> (Hands, Index) {
+    let mut hands = Hands::new(3, often(), values());
+    hands.win();
+    for _ in 0..3 * ELECTION_TICKS {
+        hands.tick();
+        answer_heartbeat(&mut hands, TWO);
+    }
+    let snapshot = take_snapshot(&mut hands);
+    assert_eq!(first(&hands), snapshot.next(), "who is silent is not waited for");
+    answer_heartbeat(&mut hands, THREE);
+    let sent: Vec<_> = hands.snapshots.iter().map(|envelope| envelope.to).collect();
+    assert_eq!(sent, [THREE]);
+    (hands, snapshot)
+}
+
+fn answer_heartbeat(hands: &mut Hands, from: Incarnation) {
+    let Some(round) = hands.heartbeat_rounds().last().copied() else { return };
+    hands.hear(from, hands.term(), Message::HeartbeatReply { round });
+}
+
+/// Writes until a snapshot is due, which is taken. `TWO` keeps up.
+fn take_snapshot(hands: &mut Hands) -> Index {
+    while hands.wanted.is_empty() {
+        hands.now_ms += 1;
+        hands.write(1000 + hands.last().0, "a");
+        hands.settle();
+        hands.replicate();
+        hands.work();
+    }
+    let meta = hands.wanted.remove(0);
+    hands.replica.snapshot_taken(meta.clone(), 0);
+    hands.settle();
+    meta.position.index
+}
+
+fn first(hands: &Hands) -> Index {
+    hands.replica.raft().status().first
+}
+
+#[test]
+fn who_is_sent_a_snapshot_can_go_on_from_it_however_many_are_taken_meanwhile() {
+    let (mut hands, sent) = leader_with_one_behind();
+    for _ in 0..10 {
+        take_snapshot(&mut hands);
+        hands.tick();
+    }
+    assert_eq!(first(&hands), sent.next(), "the log behind what it is being sent");
+    hands.replica.snapshot_sent(THREE, true);
+    hands.hear(THREE, hands.term(), Message::AppendReply(AppendReply::Accepted { matched: sent }));
+    take_snapshot(&mut hands);
+    assert_eq!(first(&hands), sent.next(), "it has not caught up yet");
+    let matched = hands.last();
+    hands.hear(THREE, hands.term(), Message::AppendReply(AppendReply::Accepted { matched }));
+    assert_eq!(hands.snapshots.len(), 1, "no other was needed");
+    let latest = take_snapshot(&mut hands);
+    assert_eq!(first(&hands), matched.next(), "behind what it is known to have, not behind {latest}");
+}
+
+#[test]
+fn the_log_is_kept_no_longer_for_who_has_gone_silent() {
+    let (mut hands, sent) = leader_with_one_behind();
+    hands.replica.snapshot_sent(THREE, true);
+    hands.hear(THREE, hands.term(), Message::AppendReply(AppendReply::Accepted { matched: sent }));
+    take_snapshot(&mut hands);
+    assert_eq!(first(&hands).prev(), sent, "it was there just now");
+    for _ in 0..3 * ELECTION_TICKS {
+        hands.tick();
+        answer_heartbeat(&mut hands, TWO);
+    }
+    let latest = take_snapshot(&mut hands);
+    assert_eq!(first(&hands).prev(), latest);
+}
+
+#[test]
+fn the_log_is_not_kept_behind_a_snapshot_that_could_not_be_sent() {
+    let (mut hands, _) = leader_with_one_behind();
+    hands.replica.snapshot_sent(THREE, false);
+    let latest = take_snapshot(&mut hands);
+    assert_eq!(first(&hands).prev(), latest);
+    answer_heartbeat(&mut hands, THREE);
+    let Some(Message::Snapshot { meta }) = hands.snapshots.last().map(|envelope| &envelope.message) else {
+        panic!("{:?}", hands.snapshots)
+    };
+    assert_eq!(meta.position.index, latest, "it is sent the latest instead");
+}
+
 /// How much log the entries behind one take.
 fn log_bytes(hands: &Hands, behind: u64) -> u64 {
     let read = LogRead {
