@@ -383,6 +383,11 @@ impl File {
         Self { is_wrong, head, chunks }
     }
 
+    /// Where it stands, and the hash chain there.
+    pub fn at(&self) -> (Index, HashChain) {
+        (self.head.meta.position.index, self.head.chain)
+    }
+
     fn size_bytes(&self) -> u64 {
         let chunks = self.chunks.iter().map(Bytes::len).sum::<usize>();
         (self.head.host.encode().len() + chunks) as u64

@@ -208,9 +208,13 @@ impl Witness {
 
     /// Whether a node's machine, and what its replica says of it, are of the one history.
     pub fn agrees_with(&self, node: &Node) -> bool {
-        let is_known = |(at, chain): (Index, HashChain)| at <= self.last() && chain == self.chain_at(at);
         let machine = node.runner.machine().map(|machine| (machine.applied().index, machine.chain()));
-        machine.is_some_and(is_known) && is_known(node.replica.machine())
+        machine.is_some_and(|machine| self.knows(machine)) && self.knows(node.replica.machine())
+    }
+
+    /// Whether the one history has come to this entry with this hash chain.
+    pub fn knows(&self, (at, chain): (Index, HashChain)) -> bool {
+        at <= self.last() && chain == self.chain_at(at)
     }
 
     /// What a node's replica says of its machine is of the one history, unless it has gone wrong.

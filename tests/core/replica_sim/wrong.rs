@@ -42,6 +42,8 @@ impl Sim {
         if node.has_done_its_jobs() && self.witness.agrees_with(node) {
             // Its backend died of the same run, and was made again before anybody was told.
             (node.is_wrong, node.is_machine_wrong) = (false, false);
+            // So were its snapshots right that it wrote meanwhile.
+            node.files.values_mut().for_each(|file| file.is_wrong &= !self.witness.knows(file.at()));
         }
         let is_right = !self.nodes[&id].is_wrong && self.nodes[&id].replica.quarantine().is_none();
         if !is_right {
