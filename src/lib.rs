@@ -1,5 +1,6 @@
 //! zraft replicates any WebAssembly component.
 
+pub mod access;
 pub mod codec;
 pub mod machine;
 pub mod protocol;

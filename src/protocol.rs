@@ -17,6 +17,7 @@ pub use session::{
     SessionRefusal, SessionRequest, SessionSecret, SessionStart, TriggerId, TriggerReason,
 };
 
+use crate::access::{AccessDenied, AccessRefusal};
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, Incarnation, Index, NodeAddr, PeerId, RoleName, Term};
 
@@ -216,6 +217,12 @@ pub enum RequestError {
         /// Who asked.
         identity: String,
     },
+    /// The cluster's access list does not allow it. Nothing was changed.
+    #[error(transparent)]
+    AccessDenied(AccessDenied),
+    /// The access list of a cluster was not set. Nothing was changed.
+    #[error(transparent)]
+    AccessNotSet(AccessRefusal),
     /// The request is not one a node can carry out.
     #[error("{reason}")]
     Invalid {

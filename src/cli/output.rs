@@ -136,6 +136,7 @@ impl From<SessionFailure> for Failure {
         let code = match &failure {
             SessionFailure::Refused(_)
             | SessionFailure::Skipped { .. }
+            | SessionFailure::Denied(_)
             | SessionFailure::Ended(_)
             | SessionFailure::NotRun(_)
             | SessionFailure::TooManyTriggers

@@ -4,6 +4,9 @@
 //! How entries are cut into batches differs between replicas and must not show: decisions depend on the entries before
 //! and on nothing that a backend call of the same batch is yet to return.
 
+use bytes::Bytes;
+
+use crate::access::{Access, AccessControl, AccessDenied, AccessList, AccessRefusal};
 use crate::machine::session::{Admission, Sessions, Standing};
 use crate::machine::{
     Applied, BackendCommand, BackendOutcome, Budget, Command, Fault, GuestFault, Key, Machine, Moment, Outcome, Ruling,
@@ -11,7 +14,7 @@ use crate::machine::{
 };
 use crate::protocol::{BackendFault, CommandError, CommandReply, SessionEnd, SessionRefusal};
 use crate::raft::{Entry, Payload};
-use crate::types::SessionId;
+use crate::types::{Index, SessionId};
 
 /// Entries that are decided, and the commands that some of them have for the backend.
 #[derive(Default)]
@@ -32,12 +35,20 @@ enum Step {
     Skip(BackendFault),
     /// Leave the backend out, and remember that.
     SkipInSession { session: SessionId, seq: u64, fault: BackendFault },
+    /// Leave the backend out: the client may not write.
+    Deny(AccessDenied),
+    /// Leave the backend out, and remember why.
+    DenyInSession { session: SessionId, seq: u64, denied: AccessDenied },
     /// Give the reply that is remembered.
     Again { session: SessionId, seq: u64 },
     /// Say no.
     Refuse(SessionRefusal),
     /// Say that the session was opened.
     Open(SessionTerms),
+    /// Say that a session is not opened, or the access list not set.
+    NotAllowed(AccessDenied),
+    /// Say what became of the access list.
+    Access(Result<AccessControl, AccessRefusal>),
     /// End the session, and have the backend forget what it owned. Always the last of its batch.
     End { session: SessionId, end: SessionEnd },
     /// End the session, and leave the backend out. The last of its batch as well.
@@ -94,12 +105,10 @@ impl Machine {
         };
         let at = Moment { index: entry.index.0, time_ms: entry.time_ms };
         Ok(match Command::decode(data).map_err(|error| unknown_command(entry, &error))? {
-            Command::Write { data } => match skipped() {
-                Some(fault) => (Step::Skip(fault), None),
-                None => {
-                    commands.push(BackendCommand { at, session: None, data });
-                    (Step::Run, None)
-                }
+            Command::Write { data } => (decide_write(at, data, skipped(), commands), None),
+            Command::WriteBy { client, data } => match self.access.list.check_client(&client, Access::Write) {
+                Ok(()) => (decide_write(at, data, skipped(), commands), None),
+                Err(denied) => (Step::Deny(denied), None),
             },
             Command::OpenSession(terms) => {
                 let session = SessionId(entry.index.0);
@@ -108,9 +117,10 @@ impl Machine {
             Command::SessionWrite { session, seq, acked_up_to, is_ephemeral, data } => {
                 let max_unacknowledged = self.genesis.settings.max_unacknowledged;
                 let step = match self.sessions.admit(session, seq, acked_up_to, max_unacknowledged) {
-                    Ok(Admission::Run) => match skipped() {
-                        Some(fault) => Step::SkipInSession { session, seq, fault },
-                        None => {
+                    Ok(Admission::Run) => match (self.may_write(session), skipped()) {
+                        (Err(denied), _) => Step::DenyInSession { session, seq, denied },
+                        (Ok(()), Some(fault)) => Step::SkipInSession { session, seq, fault },
+                        (Ok(()), None) => {
                             commands.push(BackendCommand { at, session: is_ephemeral.then_some(session.0), data });
                             Step::RunInSession { session, seq }
                         }
@@ -122,10 +132,37 @@ impl Machine {
             }
             Command::CloseSession { session } => (self.decide_end(session, SessionEnd::Closed, skipped()), None),
             Command::ExpireSession { session } => (self.decide_end(session, SessionEnd::Expired, skipped()), None),
+            Command::SetAccess { by, expected, list } => {
+                (self.decide_access(entry.index, by.as_deref(), expected, list), None)
+            }
         })
     }
 
+    /// Whether the client of an open session may write.
+    fn may_write(&self, session: SessionId) -> Result<(), AccessDenied> {
+        let identity = self.sessions.identity(session);
+        identity.map_or(Ok(()), |identity| self.access.list.check_identity(identity, Access::Write))
+    }
+
+    /// The list is another for the entries behind this one, also those of the same batch.
+    fn decide_access(&mut self, at: Index, by: Option<&str>, expected: Index, list: AccessList) -> Step {
+        if let Some(Err(denied)) = by.map(|client| self.access.list.check_client(client, Access::Admin)) {
+            return Step::NotAllowed(denied);
+        }
+        if expected != self.access.set_at {
+            return Step::Access(Err(AccessRefusal::Changed { now: self.access.set_at }));
+        }
+        if let Err(error) = list.check() {
+            return Step::Access(Err(AccessRefusal::Invalid(error)));
+        }
+        self.access = AccessControl { list, set_at: at };
+        Step::Access(Ok(self.access.clone()))
+    }
+
     fn decide_open(&mut self, session: SessionId, terms: SessionTerms) -> Step {
+        if let Err(denied) = self.access.list.check_identity(&terms.identity, Access::Read) {
+            return Step::NotAllowed(denied);
+        }
         if self.sessions.len() as u64 >= self.genesis.settings.max_sessions {
             return Step::Refuse(SessionRefusal::TooManySessions);
         }
@@ -167,12 +204,18 @@ impl Machine {
                 Step::SkipInSession { session, seq, fault } => {
                     remember(&mut self.sessions, session, seq, Err(CommandError::Fault(fault)))
                 }
+                Step::Deny(denied) => Outcome::Written(Err(CommandError::Denied(denied))),
+                Step::DenyInSession { session, seq, denied } => {
+                    remember(&mut self.sessions, session, seq, Err(CommandError::Denied(denied)))
+                }
                 Step::Again { session, seq } => {
                     let (index, reply) = self.sessions.reply(session, seq);
                     Outcome::Answered { session, seq, index, reply }
                 }
                 Step::Refuse(refusal) => Outcome::Refused(refusal),
                 Step::Open(terms) => Outcome::Opened(terms),
+                Step::NotAllowed(denied) => Outcome::Denied(denied),
+                Step::Access(set) => set.map_or_else(Outcome::AccessNotSet, Outcome::AccessSet),
                 Step::End { session, end } => {
                     let at = Moment { index: entry.index.0, time_ms: entry.time_ms };
                     changed = self.backend.expire_session(at, session.0)?;
@@ -221,6 +264,15 @@ impl Machine {
         }
         Ok(outcomes)
     }
+}
+
+/// A write that is allowed runs, unless it was ruled to be skipped.
+fn decide_write(at: Moment, data: Bytes, skipped: Option<BackendFault>, commands: &mut Vec<BackendCommand>) -> Step {
+    if let Some(fault) = skipped {
+        return Step::Skip(fault);
+    }
+    commands.push(BackendCommand { at, session: None, data });
+    Step::Run
 }
 
 /// A replica that cannot read a committed entry must stop: skipping it would part it from those that can.

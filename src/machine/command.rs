@@ -3,14 +3,15 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessList;
 use crate::codec::{self, DecodeError};
 use crate::machine::SessionTerms;
-use crate::types::SessionId;
+use crate::types::{Index, SessionId};
 
 /// A command in an entry's data. Variants are only ever added at the end: the log outlives the program that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// A write of a client without a session. A client that repeats it may have it applied twice.
+    /// A write without a session, of somebody who may always write. Who repeats it may have it applied twice.
     Write {
         /// What the backend gets.
         data: Bytes,
@@ -39,6 +40,23 @@ pub enum Command {
     ExpireSession {
         /// The session.
         session: SessionId,
+    },
+    /// A write without a session, of a client that may write if the access list says so where the entry stands. A client that
+    /// repeats it may have it applied twice.
+    WriteBy {
+        /// The client, as the list names it.
+        client: String,
+        /// What the backend gets.
+        data: Bytes,
+    },
+    /// Another access list from here on.
+    SetAccess {
+        /// The client that wants it; none if it is somebody who may do everything.
+        by: Option<String>,
+        /// The entry that has set the present list, zero if none has: else nothing is changed.
+        expected: Index,
+        /// The list.
+        list: AccessList,
     },
 }
 

@@ -1,7 +1,7 @@
 //! The deterministic replicated machine: what every replica of a cluster does with a committed entry.
 //!
 //! [`Machine::apply`] is a pure function of state and entries. The state is the applied position with its time, what
-//! the cluster was created with ([`Genesis`]), the clients' sessions, the user's backend ([`Backend`]) and the hash chain
+//! the cluster was created with ([`Genesis`]), the clients' sessions, the access list, the user's backend ([`Backend`]) and the hash chain
 //! ([`HashChain`]) that proves two replicas equal. All of it is in a snapshot: the host's part in the header
 //! ([`SnapshotHead`]), the backend's in chunks.
 //!
@@ -35,6 +35,7 @@ pub use snapshot::{HostPart, SnapshotHead};
 
 pub use crate::protocol::GuestFault;
 
+use crate::access::AccessControl;
 use crate::raft::SnapshotMeta;
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, LogPosition, SessionId};
@@ -60,6 +61,7 @@ pub struct Machine {
     time_ms: u64,
     chain: HashChain,
     sessions: Sessions,
+    access: AccessControl,
     backend_version: String,
     backend: Box<dyn Backend>,
 }
@@ -81,6 +83,7 @@ impl Machine {
             time_ms: 0,
             chain: HashChain::default(),
             sessions: Sessions::default(),
+            access: AccessControl::default(),
             backend_version,
             backend,
         })
@@ -100,6 +103,12 @@ impl Machine {
         if let Some(session) = head.host.sessions.impossible(last) {
             return Err(StartError::Source(format!("no session {session} can be as it says at entry {last}")));
         }
+        let access = head.host.access.clone();
+        if access.set_at > last {
+            let reason = format!("no access list can be set at entry {} as of entry {last}", access.set_at);
+            return Err(StartError::Source(reason));
+        }
+        access.list.check().map_err(|error| StartError::Source(error.to_string()))?;
         let at = Moment { index: last.0, time_ms: head.meta.time_ms };
         let mut backend = factory.restore(at, &head.origin(), chunks)?;
         let backend_version = backend.version()?;
@@ -109,6 +118,7 @@ impl Machine {
             time_ms: head.meta.time_ms,
             chain: head.chain,
             sessions: head.host.sessions,
+            access,
             backend_version,
             backend,
         })
@@ -128,7 +138,7 @@ impl Machine {
     pub fn snapshot_head(&self, meta: SnapshotMeta) -> SnapshotHead {
         let Genesis { cluster, component, config, settings } = self.genesis.clone();
         let (backend_version, sessions) = (self.backend_version.clone(), self.sessions.clone());
-        let host = HostPart { config, settings, backend_version, sessions };
+        let host = HostPart { config, settings, backend_version, sessions, access: self.access.clone() };
         SnapshotHead { meta, cluster, backend: component, chain: self.chain, host }
     }
 
@@ -157,6 +167,12 @@ impl Machine {
     #[must_use]
     pub fn sessions(&self) -> Vec<(SessionId, SessionTerms)> {
         self.sessions.iter().map(|(id, terms)| (id, terms.clone())).collect()
+    }
+
+    /// Who may do what.
+    #[must_use]
+    pub fn access(&self) -> &AccessControl {
+        &self.access
     }
 
     /// How many sessions have ended and left ephemeral data behind, because the backend died of their end.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{AccessControl, AccessDenied, AccessRefusal};
 use crate::machine::{HashChain, Key, SessionTerms};
 use crate::protocol::{BackendFault, CommandReply, SessionEnd, SessionRefusal};
 use crate::types::{Index, LogPosition, SessionId};
@@ -57,4 +58,10 @@ pub enum Outcome {
         /// What the backend died of.
         fault: BackendFault,
     },
+    /// The access list is another now.
+    AccessSet(AccessControl),
+    /// The access list is what it was.
+    AccessNotSet(AccessRefusal),
+    /// A client may not open a session, or not set the access list.
+    Denied(AccessDenied),
 }

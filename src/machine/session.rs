@@ -110,6 +110,11 @@ impl Sessions {
         self.open.contains_key(&id)
     }
 
+    /// Whose a session is, if it is open.
+    pub(super) fn identity(&self, id: SessionId) -> Option<&str> {
+        self.open.get(&id).map(|session| session.terms.identity.as_str())
+    }
+
     /// The open sessions, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &SessionTerms)> {
         self.open.iter().map(|(id, session)| (*id, &session.terms))

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessControl;
 use crate::codec::{self, DecodeError};
 use crate::machine::session::Sessions;
 use crate::machine::{Genesis, HashChain, Origin};
@@ -54,6 +55,8 @@ pub struct HostPart {
     pub backend_version: String,
     /// The open sessions with their remembered replies.
     pub(super) sessions: Sessions,
+    /// Who may do what.
+    pub(super) access: AccessControl,
 }
 
 impl HostPart {

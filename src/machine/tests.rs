@@ -1,6 +1,7 @@
 //! The machine with a backend in process: a running total that refuses what is not a number.
 
 use super::*;
+use crate::access::{Access, AccessList};
 use crate::protocol::CommandError;
 use crate::raft::{Configuration, Entry, Payload, SnapshotMeta};
 use crate::types::{Index, Term};
@@ -179,6 +180,43 @@ fn a_snapshot_restores_the_machine_with_its_chain() {
     original.apply(&log()[4..], &Rulings::default()).unwrap();
     restored.apply(&log()[4..], &Rulings::default()).unwrap();
     assert_eq!((restored.chain(), restored.applied()), (original.chain(), original.applied()));
+}
+
+#[test]
+fn a_snapshot_whose_access_list_no_machine_can_have_is_refused() {
+    let mut machine = machine();
+    machine.apply(&log()[..4], &Rulings::default()).unwrap();
+    let meta = SnapshotMeta { position: machine.applied(), time_ms: 1_004, configuration: Configuration::default() };
+    let restore = |access: AccessControl| {
+        let mut head = machine.snapshot_head(meta.clone());
+        head.host.access = access;
+        let mut chunks = vec![Bytes::copy_from_slice(&0u64.to_le_bytes())].into_iter();
+        Machine::restore(head, &TotalFactory, &mut || Ok(chunks.next())).map(|machine| machine.access().clone())
+    };
+    let list = AccessList { default: None, ..AccessList::default() };
+    let last = AccessControl { list: list.clone(), set_at: Index(4) };
+    assert_eq!(restore(last.clone()), Ok(last));
+    let refused = restore(AccessControl { list, set_at: Index(5) });
+    assert!(matches!(&refused, Err(StartError::Source(reason)) if reason.contains("entry 5")), "{refused:?}");
+    let all_are_admins = AccessList { default: Some(Access::Admin), ..AccessList::default() };
+    let refused = restore(AccessControl { list: all_are_admins, set_at: Index(4) });
+    assert!(matches!(refused, Err(StartError::Source(_))), "{refused:?}");
+}
+
+#[test]
+fn the_chain_tells_apart_replicas_whose_access_lists_differ() {
+    let deny = AccessList { default: None, ..AccessList::default() };
+    let command = Command::SetAccess { by: None, expected: Index(2), list: AccessList::default() };
+    let set = Entry { payload: Payload::Data(command.encode()), ..write(2, "") };
+    let chain = |access: AccessControl| {
+        let mut machine = machine();
+        machine.apply(&log()[..1], &Rulings::default()).unwrap();
+        machine.access = access;
+        machine.apply(std::slice::from_ref(&set), &Rulings::default()).unwrap();
+        machine.chain()
+    };
+    let (here, there) = (chain(AccessControl::default()), chain(AccessControl { list: deny, set_at: Index(1) }));
+    assert_ne!(here, there, "what was compared is in the chain");
 }
 
 #[test]

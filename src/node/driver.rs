@@ -30,7 +30,7 @@ use crate::protocol::{
     ChangeMembers, Membership, NodeStatus, PeerFailure, Reply, RequestError, SessionRequest, SessionStart,
 };
 use crate::raft::{self, Entry, Envelope, LogRead, Message, WriteToken};
-use crate::replica::{Answer, Effects, LinkId, Now, PeerMessage, Ticket};
+use crate::replica::{Answer, Effects, LinkId, Now, PeerMessage, Ticket, Wanted};
 use crate::store::{Completion, Store, StoreError, StoredPeer};
 use crate::types::{ClusterId, Incarnation, LogPosition, NodeAddr, PeerId};
 
@@ -267,7 +267,7 @@ impl Driver {
             Event::Query { peer, request, timeout_ms, reply } => {
                 let deadline_ms = self.now().monotonic_ms + timeout_ms;
                 if let Some((ticket, peer)) = self.admit(&peer, false, reply) {
-                    peer.replica.query(ticket, request, deadline_ms);
+                    peer.replica.query(ticket, None, Wanted::Answer(request), deadline_ms);
                 }
             }
             Event::Attach { peer, identity, start, sender, reply } => {
@@ -447,8 +447,8 @@ impl Driver {
             HostEvent::Declined(queries) => peer.replica.declined(queries),
             HostEvent::Applied(applied) => peer.replica.applied(applied),
             HostEvent::Died(died) => peer.replica.died(died),
-            HostEvent::Restored { meta, size_bytes, chain, sessions } => {
-                peer.replica.restored(&meta, size_bytes, chain, sessions);
+            HostEvent::Restored { meta, size_bytes, chain, sessions, access } => {
+                peer.replica.restored(&meta, size_bytes, chain, sessions, access);
                 self.drop_old_snapshots(incarnation);
             }
             HostEvent::SnapshotTaken(meta, size_bytes) => peer.replica.snapshot_taken(meta, size_bytes),

@@ -9,6 +9,7 @@ mod snapshot;
 
 use std::sync::Arc;
 
+use crate::access::AccessControl;
 use crate::machine::{
     Applied, BackendFactory, Died, Fault, Genesis, HashChain, HostPart, Machine, Past, Ran, Run, RunError, Runner,
     SessionTerms, SnapshotHead, StartError,
@@ -52,7 +53,13 @@ pub(super) enum HostEvent {
     /// The backend died of an entry.
     Died(Died),
     /// The machine is that of the snapshot.
-    Restored { meta: SnapshotMeta, size_bytes: u64, chain: HashChain, sessions: Vec<(SessionId, SessionTerms)> },
+    Restored {
+        meta: SnapshotMeta,
+        size_bytes: u64,
+        chain: HashChain,
+        sessions: Vec<(SessionId, SessionTerms)>,
+        access: AccessControl,
+    },
     /// Queries were answered.
     Answered(Vec<QueryAnswer>),
     /// Queries came to a machine that was not where they should have found it.
@@ -166,8 +173,8 @@ impl Host {
         let size_bytes = self.past.snapshot_size(&meta).map_err(RunError::Past)?;
         let machine = self.runner.as_ref().and_then(Runner::machine);
         let restored = |machine: &Machine| {
-            let (chain, sessions) = (machine.chain(), machine.sessions());
-            HostEvent::Restored { meta, size_bytes, chain, sessions }
+            let (chain, sessions, access) = (machine.chain(), machine.sessions(), machine.access().clone());
+            HostEvent::Restored { meta, size_bytes, chain, sessions, access }
         };
         Ok(machine.map(restored).into_iter().collect())
     }
@@ -216,7 +223,8 @@ fn apply(
     Ok(applied.into_iter().chain(died.map(HostEvent::Died)).collect())
 }
 
-/// Answers each query; one that kills its machine gets the blame, and the rest a machine made again.
+/// Answers each query; one that kills its machine gets the blame, and the rest a machine made again. What a client may not
+/// have, the backend is not asked for.
 fn query(
     runner: &mut Runner,
     reader: Option<&mut Reader>,
@@ -238,7 +246,14 @@ fn query(
 /// Has the machine that applies answer a query.
 fn answer(runner: &mut Runner, query: Query, past: &mut HostPast) -> Result<QueryAnswer, RunError<PastError>> {
     let index = runner.applied();
-    let result = match runner.query(&query.request, past)? {
+    let Some(machine) = runner.machine() else {
+        return Ok(QueryAnswer { asker: query.asker, index, result: Err(RequestError::Overloaded) });
+    };
+    let request = match query.for_backend(machine) {
+        Ok(request) => request,
+        Err(result) => return Ok(QueryAnswer { asker: query.asker, index, result }),
+    };
+    let result = match runner.query(request, past)? {
         Some(Ok(answer)) => Ok(answer),
         Some(Err(fault)) => Err(RequestError::BackendFault { message: fault.to_string() }),
         None => Err(RequestError::Overloaded),

@@ -5,6 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessDenied;
+
 /// What a guest did wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuestFault {
@@ -54,6 +56,8 @@ pub enum CommandError {
     Refused(String),
     /// The backend died of it, and it was skipped.
     Fault(BackendFault),
+    /// The access list did not let the client write where the command stands in the log; the backend was not asked.
+    Denied(AccessDenied),
 }
 
 /// What a command came to.

@@ -43,6 +43,11 @@ impl Feed {
         last.map_or(self.reported, |entry| (entry.position(), entry.time_ms))
     }
 
+    /// The last entry that the machine has reported.
+    pub(super) fn reported(&self) -> LogPosition {
+        self.reported.0
+    }
+
     /// What the log from where the machine began, or was restored, takes up to there, in bytes.
     pub(super) fn log_bytes(&self) -> u64 {
         self.reported_bytes + self.given_bytes

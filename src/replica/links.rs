@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::access::{self, Access, AccessDenied, AccessList};
 use crate::machine::SessionTerms;
 use crate::protocol::{MAX_TRIGGERS, RequestError, SessionEnd, SessionEvent, SessionSecret};
 use crate::raft::{Raft, ReadId, ReadReady};
@@ -209,7 +210,7 @@ impl Links {
 
     /// Answers what waits for the machine to reach `applied`. Returns the stream that another has taken over from, if
     /// one has.
-    pub(super) fn serve(&mut self, applied: Index, now_ms: u64) -> Vec<LinkId> {
+    pub(super) fn serve(&mut self, applied: Index, access: &AccessList, now_ms: u64) -> Vec<LinkId> {
         let mut superseded = Vec::new();
         for Check { link, ping } in self.checks.take(applied) {
             match (ping, self.session_of(link)) {
@@ -220,7 +221,7 @@ impl Links {
                         self.tell(link, SessionEvent::Pong { number });
                     }
                 }
-                (None, None) => superseded.extend(self.resume(link, now_ms)),
+                (None, None) => superseded.extend(self.resume(link, access, now_ms)),
                 (Some(_), None) | (None, Some(_)) => {}
             }
         }
@@ -228,7 +229,7 @@ impl Links {
     }
 
     /// Attaches a stream to the session it is for. Returns the one that served it before.
-    fn resume(&mut self, link: LinkId, now_ms: u64) -> Option<LinkId> {
+    fn resume(&mut self, link: LinkId, access: &AccessList, now_ms: u64) -> Option<LinkId> {
         let state = &self.links.get(&link)?.state;
         let State::Resuming { identity, session, secret } = state else { return None };
         let session = *session;
@@ -238,6 +239,10 @@ impl Links {
         };
         if !open.terms.is_owner(identity, *secret) {
             self.refuse(link, RequestError::NotYourSession);
+            return None;
+        }
+        if let Err(denied) = access.check_identity(identity, Access::Read) {
+            self.refuse(link, RequestError::AccessDenied(denied));
             return None;
         }
         let before = open.link;
@@ -267,6 +272,18 @@ impl Links {
     /// A session was opened, by a client on this stream if there is one.
     pub(super) fn opened(&mut self, session: SessionId, terms: SessionTerms, now_ms: u64) {
         self.open.insert(session, Open { terms, heard_at_ms: now_ms, is_expiring: false, link: None });
+    }
+
+    /// The client whose session a stream serves; none if it is somebody who may do everything.
+    pub(super) fn client_of(&self, link: LinkId) -> Option<&str> {
+        let open = self.open.get(&self.session_of(link)?)?;
+        access::client_of(&open.terms.identity)
+    }
+
+    /// The streams of those who may not read by this list.
+    pub(super) fn denied(&self, access: &AccessList) -> Vec<(LinkId, AccessDenied)> {
+        let of = |open: &Open| Some((open.link?, access.check_identity(&open.terms.identity, Access::Read).err()?));
+        self.open.values().filter_map(of).collect()
     }
 
     /// The session that the client on a stream has opened is there.

@@ -31,7 +31,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::machine::{Applied, BackendAnswer, BackendReply, HashChain, Outcome, Run, SessionTerms};
+use crate::access::{Access, AccessControl, AccessDenied};
+use crate::machine::{Applied, BackendAnswer, BackendReply, HashChain, Machine, Outcome, Run, SessionTerms};
 use crate::protocol::{CommandError, RequestError, SessionEvent, TriggerId};
 use crate::raft::{
     self, Entry, Envelope, LogRead, MembershipError, Raft, Restored, SnapshotMeta, SoftState, TransferError, Write,
@@ -89,10 +90,39 @@ pub enum Asker {
 pub struct Query {
     /// Who waits for it.
     pub asker: Asker,
-    /// What the backend gets.
-    pub request: Bytes,
+    /// The client that must be allowed to have it; none if it is somebody who may do everything.
+    pub client: Option<String>,
+    /// What is to be read.
+    pub wanted: Wanted,
     /// When the client is told that it took too long, by [`Now::monotonic_ms`].
     pub deadline_ms: u64,
+}
+
+/// What is to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The backend's answer to this. Needs [`Access::Read`].
+    Answer(Bytes),
+    /// Who may do what: [`Replica::access`] has it when this is answered, and it was so at some moment since it was asked.
+    /// Needs [`Access::Admin`].
+    Access,
+}
+
+impl Query {
+    /// What the backend of a machine is to be asked. If it is not to be asked at all, the answer.
+    ///
+    /// # Errors
+    /// The answer.
+    pub fn for_backend(&self, machine: &Machine) -> Result<&Bytes, Result<BackendAnswer, RequestError>> {
+        let (needed, request) = match &self.wanted {
+            Wanted::Answer(request) => (Access::Read, Some(request)),
+            Wanted::Access => (Access::Admin, None),
+        };
+        let list = &machine.access().list;
+        let allowed = self.client.as_ref().map_or(Ok(()), |client| list.check_client(client, needed));
+        allowed.map_err(|denied| Err(RequestError::AccessDenied(denied)))?;
+        request.ok_or_else(|| Ok(BackendAnswer { reply: Ok(Bytes::new()), watched: Vec::new() }))
+    }
 }
 
 /// Work for the peer's machine. Jobs run one at a time, in the order given.
@@ -172,6 +202,8 @@ pub struct Replica {
     judge: Judge,
     sides: Sides,
     snapshots: Snapshots,
+    /// As of the last entry applied.
+    access: AccessControl,
     applied: Index,
     chain: HashChain,
     answers: Vec<Answer>,
@@ -220,6 +252,7 @@ impl Replica {
             feed,
             sides: Sides::default(),
             snapshots,
+            access: AccessControl::default(),
             applied: Index::ZERO,
             chain: HashChain::default(),
             answers: Vec::new(),
@@ -269,14 +302,14 @@ impl Replica {
         }
     }
 
-    /// A client without a session wants to read.
-    pub fn query(&mut self, ticket: Ticket, request: Bytes, deadline_ms: u64) {
+    /// Somebody without a session wants to read; `client` as in [`Query`].
+    pub fn query(&mut self, ticket: Ticket, client: Option<String>, wanted: Wanted, deadline_ms: u64) {
         if self.quarantine().is_some() {
             self.refuse(ticket, RequestError::Quarantined);
         } else if self.reads.len() >= Self::MAX_WAITING {
             self.refuse(ticket, RequestError::Overloaded);
         } else {
-            self.reads.add(Query { asker: Asker::Client(ticket), request, deadline_ms });
+            self.reads.add(Query { asker: Asker::Client(ticket), client, wanted, deadline_ms });
         }
     }
 
@@ -310,6 +343,9 @@ impl Replica {
             // Who is told of an entry has been told of what it changed.
             self.fire(position.index, changed);
             self.session_outcome(position.index, &outcome);
+            if let Outcome::AccessSet(access) = &outcome {
+                self.set_access(access.clone());
+            }
             let mut settled = Vec::new();
             self.writes.applied(position, &outcome, &mut settled);
             self.settle(settled);
@@ -321,15 +357,17 @@ impl Replica {
         self.serve_checks();
     }
 
-    /// The machine is the one of this snapshot, which takes `size_bytes`, with these sessions open: one that a job asked for,
-    /// or the one that the peer started with.
+    /// The machine is the one of this snapshot, which takes `size_bytes`, with these sessions open and this access list: one
+    /// that a job asked for, or the one that the peer started with.
     pub fn restored(
         &mut self,
         meta: &SnapshotMeta,
         size_bytes: u64,
         chain: HashChain,
         sessions: Vec<(SessionId, SessionTerms)>,
+        access: AccessControl,
     ) {
+        self.access = access;
         self.chain = chain;
         self.applied = meta.position.index;
         self.snapshots.restored(size_bytes);
@@ -489,6 +527,11 @@ impl Replica {
                         Outcome::Written(Err(CommandError::Fault(fault))) => {
                             Err(RequestError::Skipped { index, fault })
                         }
+                        Outcome::Written(Err(CommandError::Denied(denied))) | Outcome::Denied(denied) => {
+                            Err(RequestError::AccessDenied(denied))
+                        }
+                        Outcome::AccessSet(_) => Ok((index, Ok(Bytes::new()))),
+                        Outcome::AccessNotSet(refusal) => Err(RequestError::AccessNotSet(refusal)),
                         other => unreachable!("a write without a session came to {other:?}"),
                     });
                     self.answers.push(Answer { ticket, result });
@@ -515,6 +558,23 @@ impl Replica {
             Due::Log => Job::Snapshot(meta),
             Due::Wanted => Job::SnapshotAsIs(meta),
         })
+    }
+
+    /// Whether this leader knows that a client may not do what needs this: then its write need not go through the log. The
+    /// machine decides where the entry stands; a leader whose machine has yet to apply an entry of its own term knows nothing,
+    /// since a former leader may have set another list.
+    ///
+    /// # Errors
+    /// [`AccessDenied`] if so.
+    pub fn check_access(&self, client: &str, needed: Access) -> Result<(), AccessDenied> {
+        let is_current = self.raft.is_leader() && self.feed.reported().term == self.raft.term();
+        if is_current { self.access.list.check_client(client, needed) } else { Ok(()) }
+    }
+
+    /// Who may do what, as of the last entry applied.
+    #[must_use]
+    pub fn access(&self) -> &AccessControl {
+        &self.access
     }
 
     /// The leader, as far as known.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::access::AccessControl;
 use crate::machine::{BackendAnswer, Command, Key, Outcome, SessionTerms};
 use crate::protocol::{
     CommandReply, MAX_SESSION_TIMEOUT_MS, MAX_TRIGGERS, MAX_WATCHED_BYTES, MIN_SESSION_TIMEOUT_MS, RequestError,
@@ -9,7 +10,7 @@ use crate::protocol::{
 };
 use crate::replica::links::Asked;
 use crate::replica::writes::Waiter;
-use crate::replica::{Asker, LinkId, Now, Query, Replica};
+use crate::replica::{Asker, LinkId, Now, Query, Replica, Wanted};
 use crate::types::{Index, PeerId, SessionId};
 
 /// Nobody waits for longer than their stream lasts.
@@ -90,7 +91,8 @@ impl Replica {
             self.end_link(link, RequestError::Overloaded);
         } else if self.links.admit(link, Asked::Query, self.settings.max_unacknowledged) {
             let asker = Asker::Session { link, id, watch };
-            self.reads.add(Query { asker, request, deadline_ms: NO_DEADLINE_MS });
+            let client = self.links.client_of(link).map(str::to_owned);
+            self.reads.add(Query { asker, client, wanted: Wanted::Answer(request), deadline_ms: NO_DEADLINE_MS });
         } else {
             self.end_link(link, RequestError::TooMuch);
         }
@@ -138,6 +140,9 @@ impl Replica {
             (Waiter::Opening(link), Ok((_, Outcome::Refused(refusal)))) => {
                 self.end_link(link, RequestError::NotOpened(refusal));
             }
+            (Waiter::Opening(link), Ok((_, Outcome::Denied(denied)))) => {
+                self.end_link(link, RequestError::AccessDenied(denied));
+            }
             (Waiter::Session(link, seq), Ok((_, Outcome::Answered { index, reply, .. }))) => {
                 self.written(link, seq, Ok((index, reply)));
             }
@@ -175,7 +180,22 @@ impl Replica {
                     self.forget_link(link);
                 }
             }
-            Outcome::Nothing | Outcome::Written(_) | Outcome::Answered { .. } | Outcome::Refused(_) => {}
+            Outcome::Nothing
+            | Outcome::Written(_)
+            | Outcome::Answered { .. }
+            | Outcome::Refused(_)
+            | Outcome::AccessSet(_)
+            | Outcome::AccessNotSet(_)
+            | Outcome::Denied(_) => {}
+        }
+    }
+
+    /// The access list is another from an entry on: who may not read any more is served on no stream, and hears of no
+    /// trigger. The session ends by its timeout, unless its client may read again before.
+    pub(super) fn set_access(&mut self, access: AccessControl) {
+        self.access = access;
+        for (link, denied) in self.links.denied(&self.access.list) {
+            self.end_link(link, RequestError::AccessDenied(denied));
         }
     }
 
@@ -237,7 +257,7 @@ impl Replica {
 
     /// Answers what has waited to be known as true now.
     pub(super) fn serve_checks(&mut self) {
-        for link in self.links.serve(self.applied, self.clock.now_ms) {
+        for link in self.links.serve(self.applied, &self.access.list, self.clock.now_ms) {
             self.forget_link(link);
         }
     }

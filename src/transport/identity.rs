@@ -4,10 +4,8 @@ use std::fmt;
 
 use x509_parser::extensions::GeneralName;
 
+use crate::access::{ADMIN_PREFIX, CLIENT_PREFIX, NODE_PREFIX, is_name};
 use crate::types::NodeAddr;
-
-/// Longest name of an admin or client in bytes.
-const MAX_NAME_LEN: usize = 64;
 
 /// An identity and what it may do. A certificate says it as the URI that [`Role`] displays as.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,7 +14,7 @@ pub enum Role {
     Node(NodeAddr),
     /// `zraft://admin/NAME`: may do everything a client may, and administer clusters.
     Admin(String),
-    /// `zraft://client/NAME`: may read and write.
+    /// `zraft://client/NAME`: may do what the access list of a cluster lets it.
     Client(String),
 }
 
@@ -27,13 +25,12 @@ impl Role {
     /// [`IdentityError::Malformed`] when it names none.
     pub fn from_uri(uri: &str) -> Result<Self, IdentityError> {
         let malformed = || IdentityError::Malformed(uri.to_owned());
-        let (kind, name) = uri.strip_prefix("zraft://").and_then(|rest| rest.split_once('/')).ok_or_else(malformed)?;
-        match kind {
-            "node" => name.parse().map(Self::Node).map_err(|_| malformed()),
-            "admin" if is_name(name) => Ok(Self::Admin(name.to_owned())),
-            "client" if is_name(name) => Ok(Self::Client(name.to_owned())),
-            _ => Err(malformed()),
+        let named = |prefix| uri.strip_prefix(prefix).filter(|name| is_name(name)).map(str::to_owned);
+        if let Some(addr) = uri.strip_prefix(NODE_PREFIX) {
+            return addr.parse().map(Self::Node).map_err(|_| malformed());
         }
+        let admin = named(ADMIN_PREFIX).map(Self::Admin);
+        admin.or_else(|| named(CLIENT_PREFIX).map(Self::Client)).ok_or_else(malformed)
     }
 
     /// The role that a certificate (DER) names. Says nothing about whether the certificate is genuine.
@@ -66,17 +63,12 @@ impl Role {
     }
 }
 
-fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (1..=MAX_NAME_LEN).contains(&name.len()) && name.bytes().all(allowed)
-}
-
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Node(addr) => write!(f, "zraft://node/{addr}"),
-            Self::Admin(name) => write!(f, "zraft://admin/{name}"),
-            Self::Client(name) => write!(f, "zraft://client/{name}"),
+            Self::Node(addr) => write!(f, "{NODE_PREFIX}{addr}"),
+            Self::Admin(name) => write!(f, "{ADMIN_PREFIX}{name}"),
+            Self::Client(name) => write!(f, "{CLIENT_PREFIX}{name}"),
         }
     }
 }
@@ -114,7 +106,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        let long = format!("zraft://client/{}", "a".repeat(MAX_NAME_LEN + 1));
+        let long = format!("zraft://client/{}", "a".repeat(crate::access::AccessList::MAX_NAME_LEN + 1));
         for uri in ["", "zraft://", "zraft://client/", "zraft://root/a", "https://client/a", "zraft://node/a", &long] {
             assert_eq!(Role::from_uri(uri), Err(IdentityError::Malformed(uri.to_owned())));
         }

@@ -103,6 +103,13 @@ fn command_as_text(command: &Command) -> String {
         }
         Command::CloseSession { session } => format!("close session {session}"),
         Command::ExpireSession { session } => format!("expire session {session}"),
+        Command::WriteBy { client, data } => format!("write of {client} {}", data_as_text(data)),
+        Command::SetAccess { by, expected, list } => {
+            let by = by.as_deref().unwrap_or("an admin");
+            let named = list.named.iter().map(|(name, access)| format!("{name}={access}")).collect::<Vec<_>>();
+            let default = list.default.map_or("none".to_owned(), |access| access.to_string());
+            format!("access list by {by} in place of that of {expected}: default {default} {}", named.join(" "))
+        }
     }
 }
 
@@ -126,6 +133,18 @@ fn command_as_json(command: &Command, json: &mut Value) {
         }
         Command::CloseSession { session } => ("close_session", Some(session)),
         Command::ExpireSession { session } => ("expire_session", Some(session)),
+        Command::WriteBy { client, data } => {
+            json["client"] = json!(client);
+            json["data"] = bytes_as_json(data);
+            ("write", None)
+        }
+        Command::SetAccess { by, expected, list } => {
+            json["client"] = json!(by);
+            json["expected"] = json!(expected.0);
+            json["default"] = json!(list.default.map(|access| access.to_string()));
+            json["named"] = list.named.iter().map(|(name, access)| (name.clone(), json!(access.to_string()))).collect();
+            ("set_access", None)
+        }
     };
     json["kind"] = json!(kind);
     if let Some(session) = session {

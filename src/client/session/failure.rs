@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::access::AccessDenied;
 use crate::protocol::{BackendFault, MAX_DATA_BYTES, RequestError, SessionEnd, SessionRefusal};
 use crate::types::Index;
 
@@ -64,6 +65,9 @@ pub enum SessionFailure {
         /// What the last attempt to reach the cluster failed of.
         trouble: Option<String>,
     },
+    /// The cluster's access list did not let this client write. Nothing was changed, and the write's number is used up.
+    #[error(transparent)]
+    Denied(AccessDenied),
     /// Time is up. A session was not opened, a query not answered, or a write found no room in the queue: nothing was
     /// changed. After [`Session::close`](super::Session::close) the session ends as soon as the cluster can be reached, or
     /// at its timeout.

@@ -201,6 +201,7 @@ impl State {
             Ok((index, Ok(reply))) => Ok(Written { index, reply }),
             Ok((_, Err(CommandError::Refused(reason)))) => Err(SessionFailure::Refused(reason)),
             Ok((index, Err(CommandError::Fault(fault)))) => Err(SessionFailure::Skipped { index, fault }),
+            Ok((_, Err(CommandError::Denied(denied)))) => Err(SessionFailure::Denied(denied)),
             Err(SessionRefusal::OutOfOrder { .. }) => return self.writes.send_again(seq),
             Err(SessionRefusal::TooManyUnacknowledged) => {
                 self.writes.narrow();
@@ -210,7 +211,10 @@ impl State {
             Err(SessionRefusal::AlreadyAcknowledged) => Err(SessionFailure::ReplyLost),
             Err(refusal) => Err(SessionFailure::NotRun(refusal)),
         };
-        let has_run = matches!(result, Ok(_) | Err(SessionFailure::Refused(_) | SessionFailure::Skipped { .. }));
+        let has_run = matches!(
+            result,
+            Ok(_) | Err(SessionFailure::Refused(_) | SessionFailure::Skipped { .. } | SessionFailure::Denied(_))
+        );
         // A reply may come twice: to a write sent on two streams.
         let Some(sent_at_ms) = self.writes.answered(seq) else { return };
         if has_run {

@@ -82,8 +82,14 @@ impl Reader {
         past: &mut HostPast,
     ) -> Result<QueryAnswer, RunError<PastError>> {
         let index = first.applied();
+        let refused = |result| Ok(QueryAnswer { asker: query.asker, index, result });
+        let Some(machine) = first.machine() else { return refused(Err(RequestError::Overloaded)) };
+        let request = match query.for_backend(machine) {
+            Ok(request) => request,
+            Err(result) => return refused(result),
+        };
         let answer = match self.ready(first, past)? {
-            Ok(runner) => blame_backend(runner.query(&query.request, past))?,
+            Ok(runner) => blame_backend(runner.query(request, past))?,
             Err(reason) => Err(reason),
         };
         let result = match answer {

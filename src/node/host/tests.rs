@@ -12,7 +12,7 @@ use super::*;
 use crate::machine::{Budget, Command, GuestFault, Outcome, Ruling, Rulings};
 use crate::protocol::CommandError;
 use crate::raft::{Configuration, Payload, Write, WriteToken};
-use crate::replica::{Asker, Ticket};
+use crate::replica::{Asker, Ticket, Wanted};
 use crate::settings::Settings;
 use crate::store::{Completion, DurableSink, StoreOptions};
 use crate::types::{ClusterId, Digest, LogPosition, Term};
@@ -125,7 +125,8 @@ fn meta(index: u64) -> SnapshotMeta {
 fn ask(host: &mut Host, words: &[&'static str]) -> Vec<Result<(), RequestError>> {
     let query = |(number, word): (u64, &&'static str)| Query {
         asker: Asker::Client(Ticket(number)),
-        request: Bytes::from_static(word.as_bytes()),
+        client: None,
+        wanted: Wanted::Answer(Bytes::from_static(word.as_bytes())),
         deadline_ms: 0,
     };
     let queries = (0..).zip(words).map(query).collect();
@@ -219,7 +220,8 @@ fn a_command_that_kills_the_machine_is_found_among_others_and_named() {
 fn queries_and_snapshots_that_come_to_another_state_than_meant_are_declined() {
     let bench = Bench::with_log(&["a", "b"]);
     let mut host = bench.host(Isolation::Separate);
-    let query = Query { asker: Asker::Client(Ticket(1)), request: Bytes::new(), deadline_ms: 0 };
+    let asker = Asker::Client(Ticket(1));
+    let query = Query { asker, client: None, wanted: Wanted::Answer(Bytes::new()), deadline_ms: 0 };
     let events = host.run(HostJob::Replica(Job::Query(Index(4), vec![query.clone()])));
     assert!(matches!(&events[..], [HostEvent::Declined(declined)] if *declined == [query]), "{events:?}");
     assert!(matches!(take_snapshot_at(&mut host, 4)[..], [HostEvent::SnapshotFailed(_)]));

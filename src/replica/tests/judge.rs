@@ -243,7 +243,7 @@ fn what_came_of_a_trial_is_of_no_interest_once_a_snapshot_has_taken_its_place() 
     let (outcome, changed, chain) = (Outcome::Nothing, vec![], HashChain(Digest::of(b"perhaps skipped")));
     hands.replica.applied(vec![Applied { position, outcome, changed, chain }]);
     assert_eq!(hands.replica.machine(), (Index(2), chain_at(Index(2))), "nobody is told");
-    hands.replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![]);
+    hands.replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![], AccessControl::default());
     hands.forget();
     hands.hear_entries(TWO, 2, (2, 9), vec![entry(2, 10, Payload::Noop)], 10);
     assert_eq!(hands.runs(), [(vec![10], Budget::Relaxed, vec![])], "and it goes on");
@@ -256,7 +256,7 @@ fn a_trial_that_a_dead_machine_never_reports_does_not_outlive_its_snapshot() {
     hands.hear_with(TWO, 2, heartbeat, judgement(2, 0, Some(3)));
     hands.settle();
     hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 9) });
-    hands.replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![]);
+    hands.replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![], AccessControl::default());
     hands.forget();
     hands.hear_entries(TWO, 2, (2, 9), vec![entry(2, 10, Payload::Noop)], 10);
     assert_eq!(hands.runs(), [(vec![10], Budget::Relaxed, vec![])]);
@@ -284,7 +284,7 @@ fn who_cannot_apply_what_is_judged_gets_a_snapshot_and_stops_if_that_is_no_help(
     assert_eq!((hands.replica.quarantine(), hands.runs()), (Some(Index(3)), vec![]));
     hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 2) });
     hands.jobs.clear();
-    hands.replica.restored(&meta(2, 2), 0, chain_at(Index(2)), vec![]);
+    hands.replica.restored(&meta(2, 2), 0, chain_at(Index(2)), vec![], AccessControl::default());
     hands.settle();
     hands.replica.died(Died { on: Index(3), budget: Budget::Relaxed, fault: fault() });
     let stop = hands.replica.effects(hands.now()).stop.unwrap();

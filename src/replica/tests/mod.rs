@@ -1,5 +1,6 @@
 //! One replica in the hands of a test, which plays the disk, the machine and the other peers.
 
+mod access;
 mod judge;
 mod quarantine;
 mod reads;
@@ -229,7 +230,7 @@ impl Hands {
     }
 
     fn query_by(&mut self, ticket: u64, deadline_ms: u64) {
-        self.replica.query(Ticket(ticket), Bytes::new(), deadline_ms);
+        self.replica.query(Ticket(ticket), None, Wanted::Answer(Bytes::new()), deadline_ms);
     }
 
     /// Has the machine do its jobs; it answers a command and a query with the same bytes, which name what the one changes
@@ -240,7 +241,9 @@ impl Hands {
                 match job {
                     Job::Apply(Run { entries, .. }) => self.apply(&entries),
                     Job::Rewind(..) => {}
-                    Job::Restore(meta) => self.replica.restored(&meta, 0, chain_at(meta.position.index), vec![]),
+                    Job::Restore(meta) => {
+                        self.replica.restored(&meta, 0, chain_at(meta.position.index), vec![], AccessControl::default())
+                    }
                     Job::Query(_, queries) => self.answer_queries(queries),
                     Job::Snapshot(meta) | Job::SnapshotAsIs(meta) => self.wanted.push(meta),
                 }
@@ -264,7 +267,8 @@ impl Hands {
 
     fn answer_queries_at(&mut self, index: Index, queries: Vec<Query>) {
         let answer = |query: Query| {
-            let result = Ok(BackendAnswer { reply: Ok(query.request.clone()), watched: vec![query.request] });
+            let Wanted::Answer(request) = query.wanted else { panic!("{query:?}") };
+            let result = Ok(BackendAnswer { reply: Ok(request.clone()), watched: vec![request] });
             QueryAnswer { asker: query.asker, index, result }
         };
         self.replica.answered(queries.into_iter().map(answer).collect());
@@ -307,7 +311,12 @@ fn outcome(entry: &Entry) -> (Outcome, Vec<Key>) {
         }
         Ok(Command::CloseSession { session }) => ended(session, SessionEnd::Closed),
         Ok(Command::ExpireSession { session }) => ended(session, SessionEnd::Expired),
-        Ok(Command::Write { .. }) | Err(_) => (Outcome::Written(Ok(data.clone())), vec![data.clone()]),
+        Ok(Command::SetAccess { list, .. }) => {
+            (Outcome::AccessSet(AccessControl { list, set_at: entry.index }), vec![])
+        }
+        Ok(Command::Write { .. } | Command::WriteBy { .. }) | Err(_) => {
+            (Outcome::Written(Ok(data.clone())), vec![data.clone()])
+        }
     }
 }
 
@@ -416,7 +425,7 @@ fn a_restarted_replica_says_nothing_of_its_machine_before_it_knows_the_chain() {
     restored.replay(&write).unwrap();
     let mut replica = Replica::new(ME, raft::Config::default(), settings(), restored, TICK_MS, 7);
     assert_eq!(replica.machine(), (Index::ZERO, HashChain::default()));
-    replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![]);
+    replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![], AccessControl::default());
     assert_eq!(replica.machine(), (Index(9), chain_at(Index(9))));
     assert_eq!(replica.raft().status().applied, Index(9));
 }

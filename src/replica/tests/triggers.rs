@@ -140,7 +140,7 @@ fn a_trigger_is_armed_again_in_silence_or_fires_for_what_it_missed_or_in_doubt()
     assert_eq!(hands.told(2), [fired(1)]);
     let at = meta(hands.term(), hands.last().0);
     let terms = SessionTerms { identity: "me".to_owned(), secret: SECRET.digest(), timeout_ms: TIMEOUT_MS };
-    hands.replica.restored(&at, 0, chain_at(at.position.index), vec![(session, terms)]);
+    hands.replica.restored(&at, 0, chain_at(at.position.index), vec![(session, terms)], AccessControl::default());
     hands.ask(2, rearm(4, "c", late));
     hands.ask(2, rearm(5, "c", at.position.index));
     assert_eq!(hands.told(2), [fired_in_doubt(4)]);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use zraft::access::{Access, AccessControl, AccessDenied, AccessList, AccessRefusal};
 use zraft::machine::{Command, Key, Outcome, SessionTerms};
 use zraft::protocol::{CommandError, CommandReply, SessionEnd, SessionRefusal};
 use zraft::raft::{Entry, Payload};
@@ -30,11 +31,12 @@ pub struct Model {
     settings: Settings,
     sessions: Vec<Session>,
     pairs: Vec<Pair>,
+    access: AccessControl,
 }
 
 impl Model {
     pub fn new(settings: Settings) -> Self {
-        Self { settings, sessions: Vec::new(), pairs: Vec::new() }
+        Self { settings, sessions: Vec::new(), pairs: Vec::new(), access: AccessControl::default() }
     }
 
     /// All sessions that were ever opened, and the number of commands that each has run.
@@ -72,6 +74,36 @@ impl Model {
         (outcome, changed.into_iter().map(Key::from).collect())
     }
 
+    /// Who may do what.
+    pub fn access(&self) -> &AccessControl {
+        &self.access
+    }
+
+    fn check(&self, client: &str, needed: Access) -> Result<(), AccessDenied> {
+        let client = client.trim_start_matches("zraft://client/");
+        let named = self.access.list.named.iter().find(|(name, _)| *name == client);
+        let has = named.map_or(self.access.list.default, |(_, access)| Some(*access));
+        let enough: &[Access] = match needed {
+            Access::Read => &[Access::Read, Access::Write, Access::Admin],
+            Access::Write => &[Access::Write, Access::Admin],
+            Access::Admin => &[Access::Admin],
+        };
+        let may = has.is_some_and(|has| enough.contains(&has));
+        if may { Ok(()) } else { Err(AccessDenied { client: client.to_owned(), needed }) }
+    }
+
+    fn set_access(&mut self, index: Index, by: Option<&str>, expected: Index, list: AccessList) -> Outcome {
+        if let Some(Err(denied)) = by.map(|client| self.check(client, Access::Admin)) {
+            return Outcome::Denied(denied);
+        }
+        let now = self.access.set_at;
+        if expected != now {
+            return Outcome::AccessNotSet(AccessRefusal::Changed { now });
+        }
+        self.access = AccessControl { list, set_at: index };
+        Outcome::AccessSet(self.access.clone())
+    }
+
     fn count_of(&self, identity: &str) -> u64 {
         let open = self.sessions.iter().filter(|session| !session.has_ended && session.terms.identity == identity);
         open.count() as u64
@@ -83,6 +115,16 @@ impl Model {
             Command::Write { data } => {
                 let (reply, changed) = self.run(None, &data);
                 (Outcome::Written(reply), changed)
+            }
+            Command::WriteBy { client, data } => match self.check(&client, Access::Write) {
+                Ok(()) => self.obey(index, Command::Write { data }),
+                Err(denied) => (Outcome::Written(Err(CommandError::Denied(denied))), vec![]),
+            },
+            Command::SetAccess { by, expected, list } => {
+                (self.set_access(index, by.as_deref(), expected, list), vec![])
+            }
+            Command::OpenSession(SessionTerms { ref identity, .. }) if self.check(identity, Access::Read).is_err() => {
+                (Outcome::Denied(self.check(identity, Access::Read).expect_err("it may not")), vec![])
             }
             Command::OpenSession(_) if open >= self.settings.max_sessions => {
                 (Outcome::Refused(SessionRefusal::TooManySessions), vec![])
@@ -104,7 +146,11 @@ impl Model {
                     Err(refusal) => (Outcome::Refused(refusal), vec![]),
                     Ok(Some((index, reply))) => (Outcome::Answered { session, seq, index, reply }, vec![]),
                     Ok(None) => {
-                        let (reply, changed) = self.run(owner, &data);
+                        let identity = self.find(session).expect("it is open").terms.identity.clone();
+                        let (reply, changed) = match self.check(&identity, Access::Write) {
+                            Ok(()) => self.run(owner, &data),
+                            Err(denied) => (Err(CommandError::Denied(denied)), vec![]),
+                        };
                         self.find(session).expect("it is open").replies.push((index, reply.clone()));
                         (Outcome::Answered { session, seq, index, reply }, changed)
                     }

@@ -1,14 +1,15 @@
 //! Random histories of several sessions: the machine does what the [model](super::model) does, however its entries are
 //! cut into batches and wherever it is restored from a snapshot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
+use zraft::access::{Access, AccessList, AccessRefusal};
 use zraft::machine::{Command, HashChain, Key, Moment, Outcome, SessionTerms};
-use zraft::protocol::{SessionEnd, SessionRefusal, SessionSecret};
+use zraft::protocol::{CommandError, SessionEnd, SessionRefusal, SessionSecret};
 use zraft::raft::{Entry, Payload};
 use zraft::settings::Settings;
 use zraft::types::{Index, SessionId, Term};
@@ -39,6 +40,8 @@ enum Step {
     Elect,
     Open,
     Write { verb: Verb, key: u8 },
+    WriteBy { client: u8, verb: Verb, key: u8 },
+    SetAccess { by: Option<u8>, is_expected: bool, default: Option<Access>, named: BTreeMap<u8, Access> },
     Send { who: usize, seq: Near, acked: Near, is_ephemeral: bool, verb: Verb, key: u8 },
     End { who: usize, end: SessionEnd },
 }
@@ -73,7 +76,15 @@ fn step() -> impl Strategy<Value = Step> {
     let send = (any::<usize>(), seq, acked, any::<bool>(), verb(), key())
         .prop_map(|(who, seq, acked, is_ephemeral, verb, key)| Step::Send { who, seq, acked, is_ephemeral, verb, key });
     let end = prop_oneof![Just(SessionEnd::Closed), Just(SessionEnd::Expired)];
+    let write_by = (0u8..2, verb(), key()).prop_map(|(client, verb, key)| Step::WriteBy { client, verb, key });
+    let access = || prop_oneof![1 => Just(Access::Read), 3 => Just(Access::Write), 1 => Just(Access::Admin)];
+    let default = prop_oneof![1 => Just(None), 1 => Just(Some(Access::Read)), 2 => Just(Some(Access::Write))];
+    let named = prop::collection::btree_map(0u8..2, access(), 0..=2);
+    let set_access = (prop::option::of(0u8..2), prop::bool::weighted(0.8), default, named)
+        .prop_map(|(by, is_expected, default, named)| Step::SetAccess { by, is_expected, default, named });
     prop_oneof![
+        2 => write_by,
+        1 => set_access,
         1 => Just(Step::Elect),
         3 => Just(Step::Open),
         2 => (verb(), key()).prop_map(|(verb, key)| Step::Write { verb, key }),
@@ -131,11 +142,23 @@ impl Builder {
         Some(match step {
             Step::Elect => return None,
             Step::Open => Command::OpenSession(SessionTerms {
-                identity: format!("client {}", index.0 % 2),
+                identity: format!("zraft://client/{}", client(u8::from(index.0 % 2 == 1))),
                 secret: SessionSecret(u128::from(index.0)).digest(),
                 timeout_ms: index.0,
             }),
             Step::Write { verb, key } => Command::Write { data: text(*verb, *key, &format!("entry {index}")) },
+            Step::WriteBy { client: by, verb, key } => {
+                Command::WriteBy { client: client(*by), data: text(*verb, *key, &format!("entry {index}")) }
+            }
+            Step::SetAccess { by, is_expected, default, named } => {
+                let set_at = self.model.access().set_at;
+                let named = named.iter().map(|(name, access)| (client(*name), *access)).collect();
+                Command::SetAccess {
+                    by: by.map(client),
+                    expected: if *is_expected { set_at } else { set_at.next() },
+                    list: AccessList { default: *default, named },
+                }
+            }
             Step::Send { who, seq, acked, is_ephemeral, verb, key } => {
                 let (session, have_run) = self.session(*who);
                 let seq = seq.of(have_run + 1);
@@ -152,6 +175,10 @@ impl Builder {
             Step::End { who, end: SessionEnd::Expired } => Command::ExpireSession { session: self.session(*who).0 },
         })
     }
+}
+
+fn client(number: u8) -> String {
+    format!("c{number}")
 }
 
 fn text(verb: Verb, key: u8, tag: &str) -> Bytes {
@@ -190,6 +217,7 @@ fn one_at_a_time(history: &History) -> (Vec<(HashChain, Snapshot)>, Vec<Call>) {
         assert_eq!(table, model.table(), "sessions at {}", entry.index);
         let most = table.values().map(|row| row.replies.len() as u64).max();
         assert!(most.unwrap_or(0) <= history.settings.max_unacknowledged, "too much is remembered at {}", entry.index);
+        assert_eq!(replica.machine.access(), model.access(), "access at {}", entry.index);
         assert_eq!(replica.query(), model.answer(), "data at {}", entry.index);
         states.push((replica.machine.chain(), replica.snapshot()));
     }
@@ -262,10 +290,12 @@ type Kind = (&'static str, usize, fn(&Outcome) -> bool);
 #[test]
 fn random_histories_meet_every_outcome() {
     let mut runner = TestRunner::deterministic();
-    let mut met: [Kind; 10] = [
+    let mut met: [Kind; 15] = [
         ("open", 0, |outcome| matches!(outcome, Outcome::Opened(_))),
         ("reply", 0, |outcome| matches!(outcome, Outcome::Answered { reply: Ok(_), .. })),
-        ("refusal by the backend", 0, |outcome| matches!(outcome, Outcome::Answered { reply: Err(_), .. })),
+        ("refusal by the backend", 0, |outcome| {
+            matches!(outcome, Outcome::Answered { reply: Err(CommandError::Refused(_)), .. })
+        }),
         ("end", 0, |outcome| matches!(outcome, Outcome::Ended { .. })),
         ("expired", 0, |outcome| *outcome == Outcome::Refused(SessionRefusal::Expired)),
         ("acknowledged", 0, |outcome| *outcome == Outcome::Refused(SessionRefusal::AlreadyAcknowledged)),
@@ -273,6 +303,13 @@ fn random_histories_meet_every_outcome() {
         ("unacknowledged", 0, |outcome| *outcome == Outcome::Refused(SessionRefusal::TooManyUnacknowledged)),
         ("sessions", 0, |outcome| *outcome == Outcome::Refused(SessionRefusal::TooManySessions)),
         ("of one", 0, |outcome| *outcome == Outcome::Refused(SessionRefusal::TooManyOfIdentity)),
+        ("list", 0, |outcome| matches!(outcome, Outcome::AccessSet(_))),
+        ("other list", 0, |outcome| matches!(outcome, Outcome::AccessNotSet(AccessRefusal::Changed { .. }))),
+        ("denied", 0, |outcome| matches!(outcome, Outcome::Denied(_))),
+        ("write denied", 0, |outcome| matches!(outcome, Outcome::Written(Err(CommandError::Denied(_))))),
+        ("denied in session", 0, |outcome| {
+            matches!(outcome, Outcome::Answered { reply: Err(CommandError::Denied(_)), .. })
+        }),
     ];
     let (mut again, mut gone) = (0, 0);
     for _ in 0..200 {

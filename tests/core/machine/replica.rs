@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use zraft::access::AccessControl;
 use zraft::codec;
 use zraft::machine::{Applied, Genesis, HostPart, Machine, Rulings, SessionTerms, SnapshotHead, StartError};
 use zraft::protocol::CommandReply;
@@ -26,7 +27,7 @@ pub struct Row {
 pub type Table = BTreeMap<SessionId, Row>;
 
 /// The shape of a snapshot's host part.
-type Host = (Bytes, Settings, String, Table, BTreeSet<SessionId>);
+type Host = (Bytes, Settings, String, Table, BTreeSet<SessionId>, AccessControl);
 
 /// A snapshot as it lies in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +40,10 @@ impl Snapshot {
     /// The same with another table of sessions.
     pub fn forged(&self, forge: impl FnOnce(&mut Table)) -> Self {
         let bytes = self.head.host.encode();
-        let (config, settings, version, mut table, orphaned) = codec::decode::<Host>(&bytes).expect("a host part");
+        let (config, settings, version, mut table, orphaned, access) =
+            codec::decode::<Host>(&bytes).expect("a host part");
         forge(&mut table);
-        let bytes = codec::encode(&(config, settings, version, table, orphaned));
+        let bytes = codec::encode(&(config, settings, version, table, orphaned, access));
         let host = HostPart::decode(&bytes).expect("the shape of a host part");
         Self { head: SnapshotHead { host, ..self.head.clone() }, chunks: self.chunks.clone() }
     }
@@ -80,7 +82,7 @@ impl Replica {
     }
 
     pub fn table(&self) -> Table {
-        let (.., table, _) = codec::decode::<Host>(&self.head().host.encode()).expect("a host part");
+        let (.., table, _, _) = codec::decode::<Host>(&self.head().host.encode()).expect("a host part");
         table
     }
 

@@ -9,12 +9,15 @@
 //! | `ephemeral NAME SEQ WORD... [acked=N]` | the same, and what it writes goes with the session |
 //! | `close NAME`, `expire NAME` | an entry: ends the session |
 //! | `write WORD...` | an entry: a write without a session |
+//! | `write-by NAME WORD...` | an entry: the same, by a client that needs access |
+//! | `access [NAME=ACCESS...] [default=ACCESS] [expected=N] [by=NAME]` | an entry: this access list, in place of the one that entry N has set, or else the present one |
 //! | `elect` | an entry: a new leader's first |
 //! | `rule skip`, `rule keep` | a verdict on the next entry |
 //! | `batch`, `apply` | entries between these are applied in one call |
 //! | `restart` | goes on from a snapshot |
 //! | `forge NAME [acked=N] [next=N]` | goes on from a snapshot that was made to say this of a session |
 //! | `query` | everything that the backend has |
+//! | `list` | the access list |
 //! | `sessions` | the table of sessions |
 //! | `chain` | names the hash chain: equal chains have equal names |
 //!
@@ -27,6 +30,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context, Runner};
+use zraft::access::{AccessControl, AccessList};
 use zraft::machine::{self, Applied, GuestFault, HashChain, Key, Outcome, Ruling, Rulings, SessionTerms};
 use zraft::protocol::{BackendFault, CommandError, CommandReply, SessionSecret};
 use zraft::raft::{Entry, Payload};
@@ -80,6 +84,13 @@ impl Runner for Script {
                 let words = words(&mut args);
                 self.enter(data(&machine::Command::Write { data: words }))?;
             }
+            "write-by" => {
+                let client = args.next_pos().ok_or("who?")?.to_owned();
+                let words = words(&mut args);
+                self.enter(data(&machine::Command::WriteBy { client, data: words }))?;
+            }
+            "access" => self.access(&mut args)?,
+            "list" => writeln!(self.output, "{}", listed(self.replica.machine.access()))?,
             "elect" => {
                 self.term = self.term.next();
                 self.enter(Payload::Noop)?;
@@ -188,6 +199,22 @@ impl Script {
         self.enter(data(&command))
     }
 
+    fn access(&mut self, args: &mut ArgumentConsumer<'_>) -> Res {
+        let by = args.take_key("by").map(str::to_owned);
+        let expected = args.take_key("expected").map(str::parse).transpose()?.map(Index);
+        let mut list = AccessList::default();
+        while let Some((name, access)) = args.next_key() {
+            let access = if access == "none" { None } else { Some(access.parse()?) };
+            match (name, access) {
+                ("default", access) => list.default = access,
+                (name, Some(access)) => drop(list.named.insert(name.to_owned(), access)),
+                (name, None) => return Err(format!("{name} is named or not").into()),
+            }
+        }
+        let expected = expected.unwrap_or(self.replica.machine.access().set_at);
+        self.enter(data(&machine::Command::SetAccess { by, expected, list }))
+    }
+
     fn enter(&mut self, payload: Payload) -> Res {
         self.last = self.last.next();
         let entry = Entry { term: self.term, index: self.last, time_ms: 1_000 * self.last.0, payload };
@@ -256,6 +283,9 @@ impl Script {
             Outcome::Orphaned { session, end, fault } => {
                 format!("{} is {end}, and leaves what it owns: {fault}", self.name(*session))
             }
+            Outcome::AccessSet(access) => listed(access),
+            Outcome::AccessNotSet(refusal) => format!("not set: {refusal}"),
+            Outcome::Denied(denied) => format!("denied: {denied}"),
         };
         let keys: Vec<_> = applied.changed.iter().map(|key: &Key| String::from_utf8_lossy(key)).collect();
         if keys.is_empty() { what } else { format!("{what}; changed {}", keys.join(", ")) }
@@ -306,11 +336,19 @@ impl Script {
     }
 }
 
+fn listed(AccessControl { list, set_at }: &AccessControl) -> String {
+    let named = list.named.iter().map(|(name, access)| format!("{name} {access}"));
+    let default = list.default.map_or("nothing".to_owned(), |access| access.to_string());
+    let all: Vec<_> = named.chain([format!("others {default}")]).collect();
+    format!("{} (set at {set_at})", all.join(", "))
+}
+
 fn replied(reply: &CommandReply) -> String {
     match reply {
         Ok(reply) => format!("-> {}", String::from_utf8_lossy(reply)),
         Err(CommandError::Refused(refusal)) => format!("-> refused: {refusal}"),
         Err(CommandError::Fault(fault)) => format!("-> skipped, {fault}"),
+        Err(CommandError::Denied(denied)) => format!("-> denied: {denied}"),
     }
 }
 

@@ -3,14 +3,15 @@
 use bytes::Bytes;
 use rand::Rng;
 use rand::seq::IteratorRandom;
+use zraft::access::{Access, AccessList, AccessRefusal};
 use zraft::machine::{BackendReply, Command};
 use zraft::protocol::{CommandError, RequestError};
-use zraft::replica::Ticket;
+use zraft::replica::{Ticket, Wanted};
 use zraft::types::{Incarnation, Index, PeerId};
 
 use super::backend::{ALL_KEYS, KeyState, command, is_refused, key_of, words};
 use super::history::{Call, OperationId};
-use super::{HEALED_STEPS, STEP_MS, Sim};
+use super::{CLIENTS, HEALED_STEPS, STEP_MS, Sim};
 
 /// Requests of one client that wait at a time.
 const MAX_OUTSTANDING: usize = 4;
@@ -35,6 +36,9 @@ pub enum Asked {
         key: u8,
         operation: Option<OperationId>,
     },
+    SetAccess {
+        expected: Index,
+    },
 }
 
 impl Sim {
@@ -51,7 +55,9 @@ impl Sim {
             self.targets[client] = self.any_node();
         }
         for _ in 0..self.rng.random_range(1..=MAX_OUTSTANDING - outstanding) {
-            if self.rng.random_bool(0.6) && self.history.may_append(key_of(self.tickets + 1, false)) {
+            if self.rng.random_bool(0.02) {
+                self.ask_access(client, self.targets[client]);
+            } else if self.rng.random_bool(0.6) && self.history.may_append(key_of(self.tickets + 1, false)) {
                 self.ask_write(client, self.targets[client]);
             } else {
                 let any = self.any_node();
@@ -86,8 +92,27 @@ impl Sim {
         let number = self.tickets + 1;
         let operation = (!is_refused(number)).then(|| self.history.call(key_of(number, false), Call::Append(number)));
         let (ticket, deadline_ms) = self.ask(client, node, Asked::Write { number, operation });
-        let write = Command::Write { data: command(number) };
+        let data = command(number);
+        // Some write as those do who may always.
+        let write = match client {
+            0 => Command::Write { data },
+            _ => Command::WriteBy { client: name_of(client), data },
+        };
         self.replica(node).write(ticket, write.encode(), deadline_ms);
+    }
+
+    /// An administrator lets some clients only read.
+    fn ask_access(&mut self, client: usize, node: Incarnation) {
+        if self.down.contains(&node) {
+            return;
+        }
+        self.count("ask: access");
+        let readers: Vec<_> = (0..CLIENTS).filter(|_| self.rng.random_bool(0.05)).collect();
+        let named = readers.into_iter().map(|reader| (name_of(reader), Access::Read)).collect();
+        let expected = self.access_set_at;
+        let command = Command::SetAccess { by: None, expected, list: AccessList { named, ..AccessList::default() } };
+        let (ticket, deadline_ms) = self.ask(client, node, Asked::SetAccess { expected });
+        self.replica(node).write(ticket, command.encode(), deadline_ms);
     }
 
     pub(super) fn ask_read(&mut self, client: usize, node: Incarnation) {
@@ -99,7 +124,7 @@ impl Sim {
         let key = ALL_KEYS.into_iter().choose(&mut self.rng).expect("some key");
         let operation = (key < key_of(0, true)).then(|| self.history.call(key, Call::Read));
         let (ticket, deadline_ms) = self.ask(client, node, Asked::Read { floor, key, operation });
-        self.replica(node).query(ticket, Bytes::copy_from_slice(&[key]), deadline_ms);
+        self.replica(node).query(ticket, None, Wanted::Answer(Bytes::copy_from_slice(&[key])), deadline_ms);
     }
 
     fn take_waiting(&mut self, ticket: Ticket, node: Incarnation) -> Waiting {
@@ -121,6 +146,7 @@ impl Sim {
             return match waiting.asked {
                 Asked::Write { number, .. } => self.witness.unknown(number),
                 Asked::Read { operation, .. } => operation.into_iter().for_each(|read| self.history.nothing(read)),
+                Asked::SetAccess { .. } => {}
             };
         }
         let error = match (waiting.asked, result) {
@@ -141,6 +167,23 @@ impl Sim {
                 operation.into_iter().for_each(|write| self.history.nothing(write));
                 return self.witness.acknowledged(number, index, &Err(CommandError::Fault(fault)));
             }
+            (Asked::Write { number, operation }, Err(RequestError::AccessDenied(denied))) => {
+                self.count("write: denied");
+                assert_eq!((denied.client, denied.needed), (name_of(waiting.client), Access::Write));
+                operation.into_iter().for_each(|write| self.history.nothing(write));
+                return self.witness.denied(number);
+            }
+            (Asked::SetAccess { .. }, Ok((index, _))) => {
+                self.count("access: set");
+                self.access_set_at = self.access_set_at.max(index);
+                return self.witness.know(index);
+            }
+            (Asked::SetAccess { expected }, Err(RequestError::AccessNotSet(AccessRefusal::Changed { now }))) => {
+                self.count("access: changed meanwhile");
+                assert_ne!(now, expected);
+                self.access_set_at = self.access_set_at.max(now);
+                return;
+            }
             (_, Err(error)) => error,
         };
         let is_late = waiting.deadline_ms <= self.clock_ms(node);
@@ -154,6 +197,8 @@ impl Sim {
                 self.witness.never(number);
                 self.on_refused(waiting.client, error);
             }
+            (Asked::SetAccess { .. }, RequestError::Unknown) => self.count("access: unknown"),
+            (Asked::SetAccess { .. }, error) => self.on_refused(waiting.client, error),
             (Asked::Read { operation, .. }, error) => {
                 operation.into_iter().for_each(|read| self.history.nothing(read));
                 let is_refused = error == RequestError::Quarantined;
@@ -187,6 +232,11 @@ impl Sim {
         }
         self.witness.read(floor, index, &[key], reply);
     }
+}
+
+/// A client, as lists name it.
+fn name_of(client: usize) -> String {
+    format!("c{client}")
 }
 
 /// The configuration names peers after their incarnations.

@@ -110,6 +110,7 @@ impl Sim {
             match waiting.asked {
                 Asked::Write { number, .. } => self.witness.unknown(number),
                 Asked::Read { operation, .. } => operation.into_iter().for_each(|read| self.history.nothing(read)),
+                Asked::SetAccess { .. } => {}
             }
         }
         self.lose_streams(id);

@@ -109,6 +109,8 @@ struct Sim {
     wrong: Option<(Incarnation, f64)>,
     quiet_until: u64,
     in_quarantine: BTreeSet<Incarnation>,
+    /// The latest entry that is known to have set the access list.
+    access_set_at: Index,
 }
 
 impl Sim {
@@ -150,6 +152,7 @@ impl Sim {
             wrong: None,
             quiet_until: 0,
             in_quarantine: BTreeSet::new(),
+            access_set_at: Index::ZERO,
         };
         for id in (1..=count).map(Incarnation) {
             let mut disk = MemStorage::default();
@@ -415,7 +418,8 @@ impl Sim {
         let members = self.nodes[&leader].replica.raft().configuration().members();
         let answered = |sim: &Self| {
             let count = |what| sim.counts.get(what).copied().unwrap_or_default();
-            let writes = ["write: answered", "write: refused", "write: skipped by a verdict"].map(count);
+            let writes =
+                ["write: answered", "write: refused", "write: skipped by a verdict", "write: denied"].map(count);
             (writes.iter().sum::<u64>(), count("read: answered"))
         };
         let (writes, reads) = answered(self);

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use zraft::access::AccessControl;
 use zraft::machine::{
     Applied, Died, Genesis, HashChain, HostPart, Machine, Past, Ran, Ruling, Run, RunError, Runner, SessionTerms,
     SnapshotHead,
@@ -41,7 +42,13 @@ enum Report {
     Persisted(WriteToken, Option<LogPosition>),
     Applied(Vec<Applied>),
     Died(Died),
-    Restored { meta: SnapshotMeta, size_bytes: u64, chain: HashChain, sessions: Vec<(SessionId, SessionTerms)> },
+    Restored {
+        meta: SnapshotMeta,
+        size_bytes: u64,
+        chain: HashChain,
+        sessions: Vec<(SessionId, SessionTerms)>,
+        access: AccessControl,
+    },
     Answered(Vec<QueryAnswer>),
     Declined(Vec<Query>),
     SnapshotTaken(SnapshotMeta, u64),
@@ -50,8 +57,8 @@ enum Report {
 
 impl Report {
     fn restored(meta: &SnapshotMeta, file: &File, machine: &Machine) -> Self {
-        let (chain, sessions) = (machine.chain(), machine.sessions());
-        Self::Restored { meta: meta.clone(), size_bytes: file.size_bytes(), chain, sessions }
+        let (chain, sessions, access) = (machine.chain(), machine.sessions(), machine.access().clone());
+        Self::Restored { meta: meta.clone(), size_bytes: file.size_bytes(), chain, sessions, access }
     }
 }
 
@@ -293,7 +300,10 @@ impl Node {
     fn answer(&mut self, query: &Query) -> QueryAnswer {
         let machine = self.runner.machine_mut().expect("it is alive");
         let index = machine.applied().index;
-        let result = Ok(machine.query(&query.request).expect("numbers die of no query"));
+        let result = match query.for_backend(machine) {
+            Ok(request) => Ok(machine.query(request).expect("numbers die of no query")),
+            Err(answer) => answer,
+        };
         QueryAnswer { asker: query.asker, index, result }
     }
 
@@ -315,10 +325,10 @@ impl Node {
             Report::Applied(applied) => self.replica.applied(applied),
             Report::Died(died) => self.replica.died(died),
             Report::Declined(queries) => self.replica.declined(queries),
-            Report::Restored { meta, size_bytes, chain, sessions } => {
+            Report::Restored { meta, size_bytes, chain, sessions, access } => {
                 self.is_wrong = self.is_machine_wrong;
                 self.knows_changes_after = meta.position.index;
-                self.replica.restored(&meta, size_bytes, chain, sessions);
+                self.replica.restored(&meta, size_bytes, chain, sessions, access);
                 // Nobody tells what a snapshot has taken the place of.
                 self.untold = self.untold.split_off(&meta.position.index.next());
             }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use zraft::access::{Access, AccessControl, AccessList, AccessRefusal};
 use zraft::machine::{Command, Key, Outcome, SessionTerms};
-use zraft::protocol::{CommandReply, SessionEnd, SessionRefusal};
+use zraft::protocol::{CommandError, CommandReply, SessionEnd, SessionRefusal};
 use zraft::settings::Settings;
 use zraft::types::{Index, SessionId};
 
@@ -26,6 +27,8 @@ pub struct SessionPromises {
     orphaned: BTreeSet<SessionId>,
     /// Where each key has changed.
     changes: BTreeMap<Key, Vec<Index>>,
+    /// The clients that may only read, and the entry that has said so.
+    readers: (BTreeSet<String>, Index),
 }
 
 struct Open {
@@ -53,6 +56,7 @@ impl SessionPromises {
             owned: BTreeMap::new(),
             orphaned: BTreeSet::new(),
             changes: BTreeMap::new(),
+            readers: (BTreeSet::new(), Index::ZERO),
         }
     }
 
@@ -77,8 +81,24 @@ impl SessionPromises {
             }
             Command::CloseSession { session } => self.end(*session, SessionEnd::Closed, index, outcome, now_ms),
             Command::ExpireSession { session } => self.end(*session, SessionEnd::Expired, index, outcome, now_ms),
+            Command::WriteBy { client, .. } => {
+                let is_denied = matches!(outcome, Outcome::Written(Err(CommandError::Denied(_))));
+                assert_eq!(is_denied, self.readers.0.contains(client), "{client} at {index}: {outcome:?}");
+                assert!(!is_denied || changed.is_empty(), "a write that is denied at {index} changes something");
+            }
+            Command::SetAccess { expected, list, .. } => self.set_access(index, *expected, list, outcome),
         }
-        matches!(command, Command::Write { .. })
+        matches!(command, Command::Write { .. } | Command::WriteBy { .. })
+    }
+
+    fn set_access(&mut self, index: Index, expected: Index, list: &AccessList, outcome: &Outcome) {
+        let (_, set_at) = self.readers;
+        if expected != set_at {
+            return assert_eq!(*outcome, Outcome::AccessNotSet(AccessRefusal::Changed { now: set_at }));
+        }
+        assert_eq!(*outcome, Outcome::AccessSet(AccessControl { list: list.clone(), set_at: index }));
+        let readers = list.named.iter().filter(|(_, access)| **access == Access::Read);
+        self.readers = (readers.map(|(client, _)| client.clone()).collect(), index);
     }
 
     fn open(&mut self, index: Index, terms: &SessionTerms, outcome: &Outcome) {

@@ -1,7 +1,10 @@
 //! What a run must have seen to count.
 
 /// All that must happen in a full run: faults, and what clients are told.
-pub const WANTED: [&str; 93] = [
+pub const WANTED: [&str; 97] = [
+    "access: changed meanwhile",
+    "access: set",
+    "ask: access",
     "ask: read",
     "ask: write",
     "backend: died",
@@ -84,6 +87,7 @@ pub const WANTED: [&str; 93] = [
     "verdict: skip",
     "verdict: skip by a majority",
     "write: answered",
+    "write: denied",
     "write: not applied",
     "write: not leader",
     "write: overloaded",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use zraft::machine::{Applied, Budget, Command, Genesis, HashChain, Key, Machine, Outcome, Ruling, Rulings};
-use zraft::protocol::CommandReply;
+use zraft::protocol::{CommandError, CommandReply};
 use zraft::raft::{Entry, Payload};
 use zraft::types::{Index, Term};
 
@@ -128,7 +128,11 @@ impl Witness {
             let command = Command::decode(data).expect("a command as it was written");
             let has_run = promises.applied(entry.index, &command, &applied.outcome, &applied.changed, now_ms);
             promises.check_owned(&query(&OWNERS));
-            if let (true, Command::Write { data } | Command::SessionWrite { data, .. }) = (has_run, &command) {
+            if let (
+                true,
+                Command::Write { data } | Command::WriteBy { data, .. } | Command::SessionWrite { data, .. },
+            ) = (has_run, &command)
+            {
                 self.place(number(data), entry.index);
             }
         }
@@ -149,6 +153,18 @@ impl Witness {
         assert_eq!(self.record(index).outcome, outcome, "write {number} gets the outcome of another");
         assert_eq!(self.acknowledged.insert(number, index), None, "write {number} is acknowledged twice");
         self.known = self.known.max(index);
+    }
+
+    /// A client was told that it may not write.
+    pub fn denied(&mut self, number: u64) {
+        let index = *self.placed.get(&number).expect("only the machine denies a write here");
+        let outcome = &self.record(index).outcome;
+        assert!(
+            matches!(outcome, Outcome::Written(Err(CommandError::Denied(_)))),
+            "write {number} is not: {outcome:?}"
+        );
+        assert_eq!(self.acknowledged.insert(number, index), None, "write {number} is acknowledged twice");
+        self.know(index);
     }
 
     /// A client was told where a command of its session has run.

@@ -46,10 +46,10 @@ impl History {
             _ => None,
         });
         let what = match command {
-            Some(Command::Write { data }) => format!("write {}", shorten(&data)),
+            Some(Command::Write { data } | Command::WriteBy { data, .. }) => format!("write {}", shorten(&data)),
             Some(Command::SessionWrite { session, data, .. }) => format!("ephemeral {session} {}", shorten(&data)),
             Some(Command::CloseSession { session } | Command::ExpireSession { session }) => format!("end {session}"),
-            Some(Command::OpenSession(_)) | None => "nothing".to_owned(),
+            Some(Command::OpenSession(_) | Command::SetAccess { .. }) | None => "nothing".to_owned(),
         };
         format!("entry {index} ({what})")
     }

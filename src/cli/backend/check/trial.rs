@@ -243,6 +243,7 @@ fn tell(applied: &Applied) -> String {
     match reply(applied) {
         Some(Ok(reply)) => format!("'{}'", shorten(reply)),
         Some(Err(CommandError::Refused(reason))) => format!("the refusal '{}'", shorten(reason.as_bytes())),
+        Some(Err(CommandError::Denied(denied))) => format!("'{denied}'"),
         Some(Err(CommandError::Fault(fault))) => format!("the fault '{fault}'"),
         None => format!("{:?}", applied.outcome),
     }

@@ -9,7 +9,8 @@ fn reader_at(host: &Host) -> (Index, HashChain) {
 
 fn ask_at(host: &mut Host, index: u64, word: &'static str) -> Result<(), RequestError> {
     let asker = Asker::Client(Ticket(1));
-    let query = Query { asker, request: Bytes::from_static(word.as_bytes()), deadline_ms: 0 };
+    let wanted = Wanted::Answer(Bytes::from_static(word.as_bytes()));
+    let query = Query { asker, client: None, wanted, deadline_ms: 0 };
     let mut events = host.run(HostJob::Replica(Job::Query(Index(index), vec![query])));
     let Some(HostEvent::Answered(mut answers)) = events.pop() else { panic!("{events:?}") };
     let answer = answers.remove(0);
