@@ -59,8 +59,9 @@ const CHECKED_EVERY: u64 = 4;
 const REPORT_EVERY: u64 = 1000;
 /// Steps within which a healed cluster serves, and every client has its answer.
 const HEALED_STEPS: u64 = 400;
-/// Steps within which a healed cluster has done what was begun: a change of its peers, and all that was committed.
-const SETTLED_STEPS: u64 = 3000;
+/// Steps within which a healed cluster has done what was begun: a change of its peers, and all that was committed. Who has
+/// missed much is sent all of it, some entries a step, and applies as many.
+const SETTLED_STEPS: u64 = 12_000;
 const STEP_MS: u64 = 10;
 const CLIENTS: usize = 5;
 const SESSION_CLIENTS: usize = 4;
@@ -432,7 +433,7 @@ impl Sim {
         (0..50).for_each(|_| self.step(false));
         // Who was restarted may have much to apply again.
         let are_here = |sim: &Self| members.iter().all(|node| sim.nodes[node].applied() == sim.witness.last());
-        for _ in 0..HEALED_STEPS {
+        for _ in 0..SETTLED_STEPS {
             if are_here(self) {
                 break;
             }
