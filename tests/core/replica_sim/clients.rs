@@ -141,7 +141,7 @@ impl Sim {
     ) {
         let waiting = self.take_waiting(ticket, node);
         let is_doubtful = self.nodes.get_mut(&node).expect("a node").is_doubtful(ticket);
-        if is_doubtful && matches!(result, Ok(_) | Err(RequestError::Skipped { .. })) {
+        if is_doubtful && matches!(result, Ok(_) | Err(RequestError::Skipped { .. } | RequestError::AccessDenied(_))) {
             // It may be anything.
             return match waiting.asked {
                 Asked::Write { number, .. } => self.witness.unknown(number),
