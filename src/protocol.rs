@@ -17,7 +17,7 @@ pub use session::{
     SessionRefusal, SessionRequest, SessionSecret, SessionStart, TriggerId, TriggerReason,
 };
 
-use crate::access::{AccessDenied, AccessRefusal};
+use crate::access::{AccessControl, AccessDenied, AccessList, AccessRefusal};
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, Incarnation, Index, NodeAddr, PeerId, RoleName, Term};
 
@@ -82,6 +82,24 @@ pub enum Request {
         /// How long the node lets the request wait, in milliseconds.
         timeout_ms: u64,
     },
+    /// Who may do what on the cluster? Only the leader tells; another peer answers [`RequestError::NotLeader`].
+    Access {
+        /// The peer's name on the node.
+        peer: String,
+        /// How long the node lets the request wait, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Set who may do what on the cluster. Only the leader does; another peer answers [`RequestError::NotLeader`].
+    SetAccess {
+        /// The peer's name on the node.
+        peer: String,
+        /// The entry that has set the present list, zero if none has: else nothing is changed.
+        expected: Index,
+        /// The list that there is to be.
+        list: AccessList,
+        /// How long the node lets the request wait, in milliseconds.
+        timeout_ms: u64,
+    },
     /// Delete the cluster with all its data. Only the leader does, unless it is forced; another peer answers
     /// [`RequestError::NotLeader`].
     Delete {
@@ -114,6 +132,8 @@ pub struct CreateCluster {
     pub config: Bytes,
     /// The cluster's settings.
     pub settings: Settings,
+    /// Who may do what on it, from the beginning.
+    pub access: AccessList,
 }
 
 /// What a node answers.
@@ -142,6 +162,13 @@ pub enum Reply {
     Members(Membership),
     /// The cluster's peers are those that were asked for.
     MembersChanged,
+    /// Who may do what on the cluster.
+    Access(AccessControl),
+    /// The access list is the one that was asked for.
+    AccessSet {
+        /// The entry that has set it.
+        set_at: Index,
+    },
     /// The cluster is no more.
     Deleted,
     /// Leadership was handed over.
@@ -211,7 +238,7 @@ pub enum RequestError {
         /// What the backend died of.
         fault: BackendFault,
     },
-    /// The certificate's role does not allow it.
+    /// The certificate's role does not allow it, and no access list can.
     #[error("this needs an admin certificate; yours is for {identity}")]
     PermissionDenied {
         /// Who asked.

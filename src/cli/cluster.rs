@@ -6,6 +6,8 @@ use bytes::Bytes;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::access::AccessList;
+use crate::cli::access::{DefaultAccess, Grant};
 use crate::cli::connect::Identity;
 use crate::cli::output::{Failure, Output};
 use crate::cli::runtime;
@@ -58,6 +60,12 @@ pub(super) struct Create {
     /// Keep this many entries behind a snapshot, for peers that are a little behind.
     #[arg(long, value_name = "N", default_value_t = Settings::default().kept_log_count)]
     kept_log_count: u64,
+    /// What a client may do, by the name in its certificate: NAME=read, NAME=write or NAME=admin. For several, say it again.
+    #[arg(long, value_name = "NAME=ACCESS")]
+    grant: Vec<Grant>,
+    /// What clients may do that are not named: none, read or write.
+    #[arg(long, value_name = "ACCESS", default_value_t = DefaultAccess(AccessList::default().default))]
+    default_access: DefaultAccess,
     #[command(flatten)]
     identity: Identity,
 }
@@ -71,11 +79,14 @@ impl Create {
             kept_log_count: self.kept_log_count,
             ..Settings::default()
         };
+        let named = self.grant.into_iter().map(|Grant(name, access)| (name, access)).collect();
+        let access = AccessList { default: self.default_access.0, named };
+        access.check().map_err(|error| Failure::usage(error.to_string()))?;
         runtime()?.block_on(async {
             let client = self.identity.client()?;
             let (peers, config) = (self.peers, Bytes::from(self.config));
             let count = peers.len();
-            let new = NewCluster { config, settings, ..NewCluster::new(peers, component) };
+            let new = NewCluster { config, settings, access, ..NewCluster::new(peers, component) };
             let Created { cluster, leader } = client.create(new).await?;
             let leader = leader.map(|leader| leader.to_string());
             let led = leader.as_ref().map_or("has no leader yet".to_owned(), |leader| format!("is led by {leader}"));

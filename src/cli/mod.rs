@@ -1,5 +1,6 @@
 //! The command line: one file a family of commands. `main` parses, runs one command and exits.
 
+mod access;
 mod backend;
 mod cert;
 mod cluster;
@@ -63,6 +64,8 @@ enum Command {
     Status(cluster::Status),
     /// Show the peers of a cluster, or change them.
     Members(members::Members),
+    /// Show who may do what on a cluster, or change it.
+    Access(access::AccessCommand),
     /// Show which clusters live on nodes.
     List(lifecycle::List),
     /// Have leadership of a cluster handed to another peer.
@@ -100,6 +103,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Create(create) => create.run(output),
         Command::Status(status) => status.run(output),
         Command::Members(members) => members.run(output),
+        Command::Access(access) => access.run(output),
         Command::List(list) => list.run(output),
         Command::Transfer(transfer) => transfer.run(output),
         Command::Delete(delete) => delete.run(output),

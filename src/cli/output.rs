@@ -170,7 +170,7 @@ impl From<MembershipError> for Failure {
             MembershipError::NotChanged(refusal) if refusal.has_begun() => Self::UNKNOWN,
             MembershipError::NotChanged(_) => Self::FAILED,
             MembershipError::Failed(RequestError::NoSuchPeer { .. }) => Self::ABSENT,
-            MembershipError::Failed(RequestError::PartlyDeleted { .. }) => Self::UNKNOWN,
+            MembershipError::Failed(RequestError::PartlyDeleted { .. } | RequestError::Unknown) => Self::UNKNOWN,
             MembershipError::Failed(_) => Self::FAILED,
             MembershipError::Unknown(_) => Self::UNKNOWN,
             MembershipError::Timeout { .. } | MembershipError::Call(_) => Self::UNREACHABLE,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::access::{AccessControl, AccessList};
 use crate::client::{CallError, Client, MembershipError, SessionError};
 use crate::protocol::{NodeStatus, Reply, Request, RequestError};
-use crate::types::{NodeAddr, PeerId};
+use crate::types::{Index, NodeAddr, PeerId};
 
 impl Client {
     const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,7 +33,8 @@ impl Client {
     }
 
     /// Has leadership of a cluster handed to a peer, or without a name to the one on another node that has most of the log;
-    /// `peer` is any of them. Returns who leads then. Needs an admin certificate.
+    /// `peer` is any of them. Returns who leads then. Needs an admin certificate, or
+    /// admin access.
     ///
     /// # Errors
     /// [`MembershipError`]; with [`RequestError::NotTransferred`] somebody else leads, or will.
@@ -50,8 +52,60 @@ impl Client {
         }
     }
 
+    /// Who may do what on a cluster; `peer` is any of its peers. Needs an admin certificate, or admin access.
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub async fn access(&self, peer: &PeerId, timeout: Duration) -> Result<AccessControl, MembershipError> {
+        let request = |peer: &PeerId, timeout_ms| Request::Access { peer: peer.name().to_owned(), timeout_ms };
+        match self.ask_leader(peer, request, timeout, false).await? {
+            (_, Reply::Access(access)) => Ok(access),
+            (leader, _) => Err(MembershipError::Call(CallError::Mismatched { node: leader.node().clone() })),
+        }
+    }
+
+    /// Sets who may do what on a cluster, if the present list is the one that was set at entry `expected`; `peer` is any of its
+    /// peers. Returns the entry that has set it. From then on no write gets in that the list does not allow, and streams of
+    /// sessions whose clients may not read any more have ended. Needs an admin certificate, or admin access.
+    ///
+    /// ```no_run
+    /// # async fn example(client: zraft::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use zraft::access::{Access, AccessControl};
+    ///
+    /// let (peer, timeout) = ("kv@10.0.0.1:7400".parse()?, Duration::from_secs(10));
+    /// let AccessControl { mut list, set_at } = client.access(&peer, timeout).await?;
+    /// list.default = None;
+    /// list.named.insert("alice".to_owned(), Access::Write);
+    /// client.set_access(&peer, &list, set_at, timeout).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`MembershipError`]; with [`RequestError::AccessNotSet`] somebody else has set another list meanwhile. With
+    /// [`MembershipError::Unknown`] and [`RequestError::Unknown`] it may be set, or may yet be: look at it.
+    pub async fn set_access(
+        &self,
+        peer: &PeerId,
+        list: &AccessList,
+        expected: Index,
+        timeout: Duration,
+    ) -> Result<Index, MembershipError> {
+        let request = |peer: &PeerId, timeout_ms| Request::SetAccess {
+            peer: peer.name().to_owned(),
+            expected,
+            list: list.clone(),
+            timeout_ms,
+        };
+        match self.ask_leader(peer, request, timeout, true).await? {
+            (_, Reply::AccessSet { set_at }) => Ok(set_at),
+            (leader, _) => Err(MembershipError::Unknown(CallError::Mismatched { node: leader.node().clone() })),
+        }
+    }
+
     /// Deletes a cluster with all its data; `peer` is any of its peers. Where a node of the cluster cannot be reached nothing
-    /// is deleted. Needs an admin certificate.
+    /// is deleted. Needs an admin certificate, or admin access.
     ///
     /// # Errors
     /// [`MembershipError`]; with [`RequestError::PartlyDeleted`] some of its peers are left.

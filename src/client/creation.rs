@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::access::AccessList;
 use crate::client::{CallError, Client};
 use crate::protocol::{CreateCluster, PeerFailure, Reply, Request, RequestError};
 use crate::settings::Settings;
@@ -20,6 +21,8 @@ pub struct NewCluster {
     pub config: Bytes,
     /// Its settings.
     pub settings: Settings,
+    /// Who may do what on it, from the beginning.
+    pub access: AccessList,
     /// How long to wait for its first leader.
     pub leader_timeout: Duration,
 }
@@ -28,7 +31,8 @@ impl NewCluster {
     /// How long a new cluster usually gets to elect its first leader.
     pub const DEFAULT_LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// A cluster of these peers with this component, an empty config and the usual settings.
+    /// A cluster of these peers with this component, an empty config and the usual settings, which every client may read and
+    /// write.
     #[must_use]
     pub fn new(peers: Vec<PeerId>, component: Bytes) -> Self {
         Self {
@@ -36,6 +40,7 @@ impl NewCluster {
             component,
             config: Bytes::new(),
             settings: Settings::default(),
+            access: AccessList::default(),
             leader_timeout: Self::DEFAULT_LEADER_TIMEOUT,
         }
     }
@@ -89,6 +94,7 @@ impl Client {
             component_size_bytes: new.component.len() as u64,
             config: new.config,
             settings: new.settings,
+            access: new.access,
         });
         let node = first.node();
         let cluster = match self.call_with_body(node, &request, &new.component, Self::CREATE_TIMEOUT).await {

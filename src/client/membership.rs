@@ -25,7 +25,7 @@ pub enum MembershipError {
     /// The leader was lost while it had the request: what was asked may have been done, or may yet be. Ask how it stands.
     #[error("it is not known whether that was done: {0}")]
     Unknown(CallError),
-    /// The cluster said no, and would say it again. Nothing was changed.
+    /// The cluster said no, and would say it again. Nothing was changed, unless it is [`RequestError::Unknown`].
     #[error(transparent)]
     Failed(RequestError),
     /// The node could not be asked, and no other is known. Nothing was changed.
@@ -49,7 +49,8 @@ impl Client {
 
     /// Changes the peers of a cluster to exactly `new`, if they are exactly `old`; `peer` is any of them. Returns once the
     /// new peers alone decide. Peers that are new are made on their nodes, get the component and the state, and vote once
-    /// they have caught up; peers that leave are removed from theirs. Needs an admin certificate.
+    /// they have caught up; peers that leave are removed from theirs. Needs an admin certificate, or
+    /// admin access.
     ///
     /// Waits while the leader is not stable yet. Where the peers are `new` already, nothing is done: so it may be repeated.
     /// Setting the present peers withdraws a change whose new peers do not catch up.

@@ -1,7 +1,8 @@
 //! The client library: feature `client` alone builds it, without the WebAssembly engine and the database.
 //!
 //! - [`Client`] keeps connections to nodes, and asks them: [`Client::status`], [`Client::create`], who the peers of a cluster
-//!   are ([`Client::get_conf`]) and to change them ([`Client::set_new_conf`]).
+//!   are ([`Client::get_conf`]) and to change them ([`Client::set_new_conf`]), and who may do what ([`Client::access`],
+//!   [`Client::set_access`]).
 //! - [`LightSession`] writes to and reads from a cluster, wherever its leader is. The cluster knows nothing of it, so a write
 //!   that was cut off may have been applied or not.
 //! - [`Session`] is known to the cluster: its writes run exactly once and in order, its ephemeral data goes when it ends, and

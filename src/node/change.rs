@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::access::AccessList;
 use crate::node::driver::Event;
 use crate::node::frames::ClusterSpec;
 use crate::node::lifecycle::{Lifecycle, mint};
@@ -131,6 +132,7 @@ fn spec(plan: &Plan, peers: Vec<(Incarnation, PeerId)>) -> ClusterSpec {
         component: plan.genesis.component,
         config: plan.genesis.config.clone(),
         settings: plan.genesis.settings,
+        access: AccessList::default(),
         time_ms: super::wall_clock_ms(),
         introduction: Some(Introduction { term: plan.term, peers: all }),
     }

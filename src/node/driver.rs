@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use crate::access::{Access, AccessList};
 use crate::machine::Command;
 use crate::node::backends::Backends;
 use crate::node::config::Isolation;
@@ -32,7 +33,7 @@ use crate::protocol::{
 use crate::raft::{self, Entry, Envelope, LogRead, Message, WriteToken};
 use crate::replica::{Answer, Effects, LinkId, Now, PeerMessage, Ticket, Wanted};
 use crate::store::{Completion, Store, StoreError, StoredPeer};
-use crate::types::{ClusterId, Incarnation, LogPosition, NodeAddr, PeerId};
+use crate::types::{ClusterId, Incarnation, Index, LogPosition, NodeAddr, PeerId};
 
 /// Events that wait for the loop. Who brings more has to wait.
 pub(super) const MAX_EVENTS: usize = 4096;
@@ -50,9 +51,13 @@ pub(super) enum Event {
     /// A question or an answer about whether a peer still belongs to its cluster, from another node.
     Standing { from: NodeAddr, frame: StandingFrame },
     /// A client wants to write.
-    Write { peer: String, data: Bytes, timeout_ms: u64, reply: oneshot::Sender<Reply> },
+    Write { peer: String, client: Option<String>, data: Bytes, timeout_ms: u64, reply: oneshot::Sender<Reply> },
     /// A client wants to read.
-    Query { peer: String, request: Bytes, timeout_ms: u64, reply: oneshot::Sender<Reply> },
+    Query { peer: String, client: Option<String>, request: Bytes, timeout_ms: u64, reply: oneshot::Sender<Reply> },
+    /// Somebody wants to know who may do what on a cluster, or whether he may change it.
+    Access { peer: String, client: Option<String>, timeout_ms: u64, reply: oneshot::Sender<Reply> },
+    /// Somebody wants to set who may do what on a cluster.
+    SetAccess { peer: String, set: SetAccess, timeout_ms: u64, reply: oneshot::Sender<Reply> },
     /// A client wants to use a session. Answered with the stream's name, unless it was refused on the stream.
     Attach { peer: String, identity: String, start: SessionStart, sender: LinkSender, reply: oneshot::Sender<LinkId> },
     /// A client asks something on its session's stream.
@@ -97,6 +102,15 @@ pub(super) enum Event {
     Stop,
     /// Stop the node at once.
     StopNow,
+}
+
+/// Another access list.
+pub(super) struct SetAccess {
+    /// The client that wants it; none if it is an administrator.
+    pub(super) by: Option<String>,
+    /// The entry that has set the present list.
+    pub(super) expected: Index,
+    pub(super) list: AccessList,
 }
 
 /// How the loop ended.
@@ -150,14 +164,24 @@ pub(super) struct Driver {
 /// A client whose request a replica has.
 struct WaitingClient {
     peer: Incarnation,
-    is_write: bool,
+    asked: Asked,
     reply: oneshot::Sender<Reply>,
+}
+
+/// What a client has asked a replica.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Write,
+    Query,
+    Access,
+    SetAccess,
 }
 
 impl WaitingClient {
     /// Answers that there will be no answer. What becomes of a write is then not known.
     fn give_up(self, error: RequestError) {
-        let error = if self.is_write { RequestError::Unknown } else { error };
+        let is_write = matches!(self.asked, Asked::Write | Asked::SetAccess);
+        let error = if is_write { RequestError::Unknown } else { error };
         let _ = self.reply.send(Reply::Failed(error));
     }
 }
@@ -263,12 +287,23 @@ impl Driver {
         match event {
             Event::Peer { from, frame } => self.step(&from, frame),
             Event::Standing { from, frame } => self.standing(&from, frame),
-            Event::Write { peer, data, timeout_ms, reply } => self.write(&peer, data, timeout_ms, reply),
-            Event::Query { peer, request, timeout_ms, reply } => {
+            Event::Write { peer, client, data, timeout_ms, reply } => {
+                let needs = client.clone().map(|client| (client, Access::Write));
+                let command =
+                    client.map_or(Command::Write { data: data.clone() }, |client| Command::WriteBy { client, data });
+                self.write(&peer, (needs, Asked::Write), &command, timeout_ms, reply);
+            }
+            Event::Query { peer, client, request, timeout_ms, reply } => {
                 let deadline_ms = self.now().monotonic_ms + timeout_ms;
-                if let Some((ticket, peer)) = self.admit(&peer, false, reply) {
-                    peer.replica.query(ticket, None, Wanted::Answer(request), deadline_ms);
+                if let Some((ticket, peer)) = self.admit(&peer, Asked::Query, reply) {
+                    peer.replica.query(ticket, client, Wanted::Answer(request), deadline_ms);
                 }
+            }
+            Event::Access { peer, client, timeout_ms, reply } => self.access(&peer, client, timeout_ms, reply),
+            Event::SetAccess { peer, set: SetAccess { by, expected, list }, timeout_ms, reply } => {
+                let needs = by.clone().map(|client| (client, Access::Admin));
+                let command = Command::SetAccess { by, expected, list };
+                self.write(&peer, (needs, Asked::SetAccess), &command, timeout_ms, reply);
             }
             Event::Attach { peer, identity, start, sender, reply } => {
                 if let Some(link) = self.attach(&peer, &identity, start, sender) {
@@ -311,14 +346,41 @@ impl Driver {
         None
     }
 
-    fn write(&mut self, name: &str, data: Bytes, timeout_ms: u64, reply: oneshot::Sender<Reply>) {
-        if let Some(nodes) = self.shortage(name) {
-            let _ = reply.send(Reply::Failed(RequestError::DiskFull { nodes }));
+    fn write(
+        &mut self,
+        name: &str,
+        (needs, asked): (Option<(String, Access)>, Asked),
+        command: &Command,
+        timeout_ms: u64,
+        reply: oneshot::Sender<Reply>,
+    ) {
+        let denied = needs.and_then(|(client, needed)| self.denied(name, &client, needed));
+        let full = || self.shortage(name).map(|nodes| RequestError::DiskFull { nodes });
+        if let Some(error) = denied.or_else(full) {
+            let _ = reply.send(Reply::Failed(error));
             return;
         }
         let deadline_ms = self.now().monotonic_ms + timeout_ms;
-        if let Some((ticket, peer)) = self.admit(name, true, reply) {
-            peer.replica.write(ticket, Command::Write { data }.encode(), deadline_ms);
+        if let Some((ticket, peer)) = self.admit(name, asked, reply) {
+            peer.replica.write(ticket, command.encode(), deadline_ms);
+        }
+    }
+
+    /// Why a client may not do what needs this, where the peer knows that it may not.
+    pub(super) fn denied(&self, name: &str, client: &str, needed: Access) -> Option<RequestError> {
+        let peer = self.peers.get(self.names.get(name)?)?;
+        peer.replica.check_access(client, needed).err().map(RequestError::AccessDenied)
+    }
+
+    /// Only a leader tells, as of its peers, once it knows that it still leads.
+    fn access(&mut self, name: &str, client: Option<String>, timeout_ms: u64, reply: oneshot::Sender<Reply>) {
+        if let Err(error) = self.leader_named(name) {
+            let _ = reply.send(Reply::Failed(error));
+            return;
+        }
+        let deadline_ms = self.now().monotonic_ms + timeout_ms;
+        if let Some((ticket, peer)) = self.admit(name, Asked::Access, reply) {
+            peer.replica.query(ticket, client, Wanted::Access, deadline_ms);
         }
     }
 
@@ -353,12 +415,7 @@ impl Driver {
     }
 
     /// Mints a ticket for a client's request to a peer, or answers why it cannot be served.
-    fn admit(
-        &mut self,
-        name: &str,
-        is_write: bool,
-        reply: oneshot::Sender<Reply>,
-    ) -> Option<(Ticket, &mut HostedPeer)> {
+    fn admit(&mut self, name: &str, asked: Asked, reply: oneshot::Sender<Reply>) -> Option<(Ticket, &mut HostedPeer)> {
         let named = self.names.get(name).and_then(|incarnation| Some((*incarnation, self.peers.get_mut(incarnation)?)));
         let Some((incarnation, peer)) = named else {
             let error = RequestError::NoSuchPeer { name: name.to_owned(), node: self.parts.node.clone() };
@@ -375,7 +432,7 @@ impl Driver {
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.waiting.insert(ticket, WaitingClient { peer: incarnation, is_write, reply });
+        self.waiting.insert(ticket, WaitingClient { peer: incarnation, asked, reply });
         self.touched.insert(incarnation);
         Some((ticket, peer))
     }
@@ -479,10 +536,12 @@ impl Driver {
 
     fn answer(&mut self, Answer { ticket, result }: Answer) {
         let Some(client) = self.waiting.remove(&ticket) else { return };
-        let is_write = client.is_write;
-        let reply = result.map_or_else(Reply::Failed, |(index, reply)| match is_write {
-            true => Reply::Written { index, reply },
-            false => Reply::Answered { reply },
+        let access = self.peers.get(&client.peer).map(|peer| peer.replica.access());
+        let reply = result.map_or_else(Reply::Failed, |(index, reply)| match client.asked {
+            Asked::Write => Reply::Written { index, reply },
+            Asked::Query => Reply::Answered { reply },
+            Asked::Access => Reply::Access(access.cloned().unwrap_or_default()),
+            Asked::SetAccess => Reply::AccessSet { set_at: index },
         });
         // A client that has gone does not want its answer.
         let _ = client.reply.send(reply);

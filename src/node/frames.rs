@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessList;
 use crate::node::standing::Introduction;
 use crate::protocol::PeerFailure;
 use crate::replica::PeerMessage;
@@ -83,6 +84,8 @@ pub(super) struct ClusterSpec {
     pub(super) component: Digest,
     pub(super) config: Bytes,
     pub(super) settings: Settings,
+    /// Who may do what on a new cluster. Peers that join one get that with its state.
+    pub(super) access: AccessList,
     /// When the cluster was created, in milliseconds since the Unix epoch: the time of the first entry.
     pub(super) time_ms: u64,
     /// Set for peers that join a cluster.

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::access::AccessList;
 use crate::codec;
-use crate::machine::Genesis;
+use crate::machine::{Command, Genesis};
 use crate::node::backends::Backends;
 use crate::node::driver::Event;
 use crate::node::frames::{BulkRequest, ClusterSpec};
@@ -22,7 +23,7 @@ use crate::node::standing::Introduction;
 use crate::protocol::{CreateCluster, MAX_CONFIG_BYTES, MAX_PEERS, PeerFailure, RequestError};
 use crate::raft::{Configuration, Write, WriteToken};
 use crate::transport::Endpoint;
-use crate::types::{ClusterId, Digest, Incarnation, NodeAddr, PeerId};
+use crate::types::{ClusterId, Digest, Incarnation, Index, NodeAddr, PeerId};
 use crate::wasm;
 
 /// How long a node keeps names and component of a cluster that was prepared and not started, in milliseconds. Longer than
@@ -69,12 +70,17 @@ impl ClusterSpec {
         })
     }
 
-    /// What every peer's log begins with: the peers of a new cluster. Who joins a cluster gets all from its leader.
+    /// What every peer's log begins with: the peers of a new cluster, and who may do what on it. Who joins a cluster gets all from its leader.
     pub(super) fn bootstrap(&self) -> Write {
         if self.introduction.is_some() {
             return Write::new(WriteToken::default());
         }
-        Write::bootstrap(Configuration::of(self.peers.iter().cloned().collect()), self.time_ms)
+        let peers = Write::bootstrap(Configuration::of(self.peers.iter().cloned().collect()), self.time_ms);
+        if self.access == AccessList::default() {
+            return peers;
+        }
+        let command = Command::SetAccess { by: None, expected: Index::ZERO, list: self.access.clone() };
+        peers.and_command(command.encode())
     }
 
     /// What the nodes know these peers by until they have started: the life of the first.
@@ -217,12 +223,14 @@ impl Lifecycle {
             Some(_) => {}
         }
         request.settings.check().map_err(|error| invalid(error.to_string()))?;
+        request.access.check().map_err(|error| invalid(error.to_string()))?;
         Ok(ClusterSpec {
             cluster: ClusterId(u128::from(random_u64()?) << 64 | u128::from(random_u64()?)),
             peers: mint(request.peers)?,
             component: request.component,
             config: request.config,
             settings: request.settings,
+            access: request.access,
             time_ms: super::wall_clock_ms(),
             introduction: None,
         })
@@ -320,7 +328,9 @@ fn random_u64() -> Result<u64, RequestError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::Payload;
+    use crate::access::Access;
+    use crate::raft::{Entry, Payload};
+    use crate::transport::MAX_BULK_HEADER_BYTES;
 
     fn spec(cluster: u128, peers: &[&str]) -> ClusterSpec {
         ClusterSpec {
@@ -329,6 +339,7 @@ mod tests {
             component: Digest::of(&cluster.to_le_bytes()),
             config: Bytes::new(),
             settings: crate::settings::Settings::default(),
+            access: AccessList::default(),
             time_ms: 7,
             introduction: None,
         }
@@ -373,5 +384,36 @@ mod tests {
         let Payload::Membership(configuration) = &spec.bootstrap().entries[0].payload else { panic!() };
         assert_eq!(configuration.voters.len(), 3);
         assert_eq!(spec.bootstrap().entries[0].time_ms, spec.time_ms);
+    }
+
+    #[test]
+    fn an_access_list_is_in_the_log_of_a_new_cluster_before_anybody_can_write() {
+        let open = spec(1, &["a@h:1"]);
+        assert_eq!(open.bootstrap().entries.len(), 1);
+        let list = AccessList { default: None, ..AccessList::default() };
+        let closed = ClusterSpec { access: list.clone(), ..open };
+        let Write { entries, hard_state, .. } = closed.bootstrap();
+        let [_, Entry { index: Index(2), payload: Payload::Data(data), .. }] = &entries[..] else {
+            panic!("{entries:?}")
+        };
+        assert_eq!(Command::decode(data), Ok(Command::SetAccess { by: None, expected: Index::ZERO, list }));
+        assert_eq!(hard_state.map(|state| state.commit), Some(Index(2)), "it is committed as the peers are");
+    }
+
+    #[test]
+    fn the_largest_specification_fits_the_header_of_a_transfer() {
+        let longest = |name: &str| format!("{}@{}:65535", name.repeat(PeerId::MAX_NAME_LEN), "h".repeat(253));
+        let names: Vec<_> =
+            ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o"].map(longest).into();
+        let mut largest = spec(1, &names.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(largest.peers.len(), MAX_PEERS);
+        largest.config = vec![0; MAX_CONFIG_BYTES].into();
+        let name = |number: usize| format!("{number:0>width$}", width = AccessList::MAX_NAME_LEN);
+        largest.access.named = (0..AccessList::MAX_NAMED).map(|number| (name(number), Access::Write)).collect();
+        assert_eq!(largest.access.check(), Ok(()));
+        let peers = largest.peers.iter().cloned().collect();
+        largest.introduction = Some(Introduction { term: crate::types::Term(u64::MAX), peers });
+        let size_bytes = codec::encode(&BulkRequest::Prepare(largest)).len();
+        assert!(size_bytes <= MAX_BULK_HEADER_BYTES, "{size_bytes}");
     }
 }

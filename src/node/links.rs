@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
+use crate::access::{self, Access};
 use crate::codec;
 use crate::node::driver::{Driver, Event};
 use crate::protocol::{
@@ -184,6 +185,10 @@ impl Driver {
             None => Some(RequestError::NoSuchPeer { name: name.to_owned(), node: self.parts.node.clone() }),
             Some((_, peer)) => peer.stopped.clone().map(|reason| RequestError::PeerStopped { reason }),
         };
+        // Who resumes is judged by the replica once it knows that it leads.
+        let is_new = matches!(start, SessionStart::Open { .. });
+        let client = access::client_of(identity).filter(|_| is_new);
+        let refusal = refusal.or_else(|| self.denied(name, client?, Access::Read));
         if let Some(error) = refusal {
             sender.send(SessionEvent::Detached(error));
             return None;

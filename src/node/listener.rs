@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::codec;
 use crate::node::departure::Doors;
-use crate::node::driver::Event;
+use crate::node::driver::{Event, SetAccess};
 use crate::node::frames::{BulkReply, BulkRequest, NodeFrame, PeerFrame};
 use crate::node::lifecycle::Lifecycle;
 use crate::node::links;
@@ -32,6 +32,9 @@ use crate::types::NodeAddr;
 const MAX_UPLOADS: usize = 4;
 /// How long a client may take to upload a component.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a leader may take to find out that it still leads, before somebody is let delete its cluster, in milliseconds.
+const AUTHORIZE_TIMEOUT_MS: u64 = 5_000;
 
 /// What connections need of their node.
 #[derive(Clone)]
@@ -175,28 +178,37 @@ impl Listener {
     }
 
     async fn answer(&self, identity: &Role, request: Request, reader: &mut FrameReader) -> Result<Reply, FrameError> {
+        let client = match identity {
+            Role::Client(name) => Some(name.clone()),
+            Role::Admin(_) | Role::Node(_) => None,
+        };
         let answer = match request {
             Request::Write { data, .. } | Request::Query { request: data, .. } if data.len() > MAX_DATA_BYTES => {
                 Err(invalid(format!("{} bytes are more than the {MAX_DATA_BYTES} of a command or query", data.len())))
             }
             Request::Write { peer, data, timeout_ms } => {
                 let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
-                self.ask(|reply| Event::Write { peer, data, timeout_ms, reply }).await
+                self.ask(|reply| Event::Write { peer, client, data, timeout_ms, reply }).await
             }
             Request::Query { peer, request, timeout_ms } => {
                 let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
-                self.ask(|reply| Event::Query { peer, request, timeout_ms, reply }).await
+                self.ask(|reply| Event::Query { peer, client, request, timeout_ms, reply }).await
             }
             Request::Status => self.ask(|reply| Event::Status { reply }).await.map(Reply::Status),
-            Request::Create(_) | Request::ChangeMembers { .. } | Request::Delete { .. } | Request::Transfer { .. }
-                if !matches!(identity, Role::Admin(_)) =>
-            {
-                Err(RequestError::PermissionDenied { identity: identity.to_string() })
-            }
+            request if let Err(error) = self.authorize(identity, &request).await => Err(error),
             Request::Create(create) => self.create(create, reader).await?,
             Request::Members { peer } => {
                 let members = self.ask(|reply| Event::Members { peer, reply }).await;
                 members.and_then(|members| members).map(Reply::Members)
+            }
+            Request::Access { peer, timeout_ms } => {
+                let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
+                self.ask(|reply| Event::Access { peer, client, timeout_ms, reply }).await
+            }
+            Request::SetAccess { peer, expected, list, timeout_ms } => {
+                let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
+                let set = SetAccess { by: client, expected, list };
+                self.ask(|reply| Event::SetAccess { peer, set, timeout_ms, reply }).await
             }
             Request::ChangeMembers { peer, change, timeout_ms } => {
                 let timeout = Duration::from_millis(timeout_ms.min(MAX_REQUEST_TIMEOUT_MS));
@@ -220,6 +232,37 @@ impl Listener {
             Request::Session { .. } => Err(invalid("a session has a stream of its own".to_owned())),
         };
         Ok(answer.unwrap_or_else(Reply::Failed))
+    }
+
+    /// Whether somebody may ask this. Whom a cluster's list makes an admin may change it; to create one, and to delete one whose
+    /// majority need not be there to vouch for its list, a certificate is needed.
+    async fn authorize(&self, identity: &Role, request: &Request) -> Result<(), RequestError> {
+        let denied = || Err(RequestError::PermissionDenied { identity: identity.to_string() });
+        let (peer, timeout_ms) = match request {
+            Request::Create(_) | Request::Delete { is_forced: true, .. } => {
+                return if identity.is_admin() { Ok(()) } else { denied() };
+            }
+            Request::ChangeMembers { peer, timeout_ms, .. } | Request::Transfer { peer, timeout_ms, .. } => {
+                (peer.clone(), (*timeout_ms).min(MAX_REQUEST_TIMEOUT_MS))
+            }
+            Request::Delete { peer, .. } => (peer.clone(), AUTHORIZE_TIMEOUT_MS),
+            // For these the replica sees to it.
+            Request::Access { .. } | Request::SetAccess { .. } => {
+                return if identity.is_node() { denied() } else { Ok(()) };
+            }
+            _ => return Ok(()),
+        };
+        match identity {
+            Role::Admin(_) => Ok(()),
+            Role::Node(_) => denied(),
+            Role::Client(client) => {
+                let client = Some(client.clone());
+                match self.ask(|reply| Event::Access { peer, client, timeout_ms, reply }).await? {
+                    Reply::Failed(error) => Err(error),
+                    _ => Ok(()),
+                }
+            }
+        }
     }
 
     async fn create(

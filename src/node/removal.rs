@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use crate::access::AccessList;
 use crate::node::driver::{Driver, Event};
 use crate::node::frames::{BulkRequest, ClusterSpec};
 use crate::node::lifecycle::Lifecycle;
@@ -58,6 +59,7 @@ impl Driver {
             component: genesis.component,
             config: genesis.config,
             settings: genesis.settings,
+            access: AccessList::default(),
             time_ms: super::wall_clock_ms(),
             introduction: None,
         })

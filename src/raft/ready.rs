@@ -1,5 +1,7 @@
 //! What the core asks of its driver. Effects are data: the driver carries them out and reports back by calls.
 
+use bytes::Bytes;
+
 use crate::raft::{Configuration, Entry, Envelope, HardState, ReadId, SnapshotMeta};
 use crate::types::{Incarnation, Index, LogPosition, RoleName, Term};
 
@@ -90,6 +92,18 @@ impl Write {
             }],
             ..Self::new(WriteToken(0))
         }
+    }
+
+    /// The same with a command behind it, which is as much agreed on as the peers are.
+    #[must_use]
+    pub fn and_command(mut self, data: Bytes) -> Self {
+        if let (Some(last), Some(hard_state)) = (self.entries.last(), &mut self.hard_state) {
+            let index = last.index.next();
+            let entry = Entry { index, payload: crate::raft::Payload::Data(data), ..*last };
+            hard_state.commit = index;
+            self.entries.push(entry);
+        }
+        self
     }
 }
 

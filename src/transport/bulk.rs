@@ -15,7 +15,7 @@ use super::frame::{FrameError, FrameReader, FrameWriter};
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Largest header and reply in bytes.
-const MAX_HEADER_BYTES: usize = 64 << 10;
+pub const MAX_BULK_HEADER_BYTES: usize = 144 << 10;
 
 /// A transfer that makes no progress for this long is given up, by either side.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -88,7 +88,7 @@ pub async fn send_bulk(
     let mut frame = BytesMut::with_capacity(8 + header.len());
     frame.put_u64_le(size);
     frame.put_slice(header);
-    let mut writer = FrameWriter::new(send, 8 + MAX_HEADER_BYTES);
+    let mut writer = FrameWriter::new(send, 8 + MAX_BULK_HEADER_BYTES);
     progress(CHUNK_TIMEOUT, writer.write(&frame)).await??;
     let mut send = writer.into_inner();
     match send_body(&mut send, source, size).await {
@@ -101,7 +101,7 @@ pub async fn send_bulk(
     }
     // An error means that the receiver has stopped reading.
     drop(send.finish());
-    let mut reply = FrameReader::new(recv, MAX_HEADER_BYTES);
+    let mut reply = FrameReader::new(recv, MAX_BULK_HEADER_BYTES);
     progress(REPLY_TIMEOUT, reply.next()).await??.ok_or(BulkError::NoReply)
 }
 
@@ -139,7 +139,7 @@ pub struct BulkRequest {
 /// # Errors
 /// [`BulkError`].
 pub async fn accept_bulk((send, recv): (SendStream, RecvStream)) -> Result<BulkRequest, BulkError> {
-    let mut reader = FrameReader::new(recv, 8 + MAX_HEADER_BYTES);
+    let mut reader = FrameReader::new(recv, 8 + MAX_BULK_HEADER_BYTES);
     let frame = progress(CHUNK_TIMEOUT, reader.next()).await??;
     let mut header = frame.ok_or(FrameError::Truncated)?;
     let Ok(size) = header.try_get_u64_le() else {
@@ -147,7 +147,7 @@ pub async fn accept_bulk((send, recv): (SendStream, RecvStream)) -> Result<BulkR
     };
     let (early, stream) = reader.into_parts();
     let body = BulkBody { stream, early, size, received: 0 };
-    Ok(BulkRequest { header, body, reply: BulkReply { writer: FrameWriter::new(send, MAX_HEADER_BYTES) } })
+    Ok(BulkRequest { header, body, reply: BulkReply { writer: FrameWriter::new(send, MAX_BULK_HEADER_BYTES) } })
 }
 
 /// The bytes of a transfer. Dropped before its end, it tells the sender to stop.

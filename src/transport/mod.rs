@@ -36,7 +36,7 @@ mod tests;
 use std::fmt;
 
 pub use budget::{Budget, Charge};
-pub use bulk::{BulkBody, BulkError, BulkReply, BulkRequest, accept_bulk, send_bulk};
+pub use bulk::{BulkBody, BulkError, BulkReply, BulkRequest, MAX_BULK_HEADER_BYTES, accept_bulk, send_bulk};
 pub use connection::{CloseCode, Connection, RecvStream, SendStream};
 pub use endpoint::{Endpoint, EndpointOptions, Incoming};
 pub use error::{ConnectError, ConnectionLost, TransportError};

@@ -1,5 +1,6 @@
 //! The real binary: processes with real certificates, files and sockets, killed and started again.
 
+mod access;
 mod backend;
 mod backend_check;
 mod bundled;

@@ -213,6 +213,7 @@ impl Task {
         let retry = match error {
             RequestError::NotYourSession
             | RequestError::PermissionDenied { .. }
+            | RequestError::AccessDenied(_)
             | RequestError::Invalid { .. }
             | RequestError::NotOpened(_) => return self.give_up(error),
             RequestError::NoSuchPeer { .. } | RequestError::PeerStopped { .. } => {
