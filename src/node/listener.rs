@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::access::AccessRefusal;
 use crate::codec;
 use crate::node::departure::Doors;
 use crate::node::driver::{Event, SetAccess};
@@ -205,11 +206,15 @@ impl Listener {
                 let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
                 self.ask(|reply| Event::Access { peer, client, timeout_ms, reply }).await
             }
-            Request::SetAccess { peer, expected, list, timeout_ms } => {
-                let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
-                let set = SetAccess { by: client, expected, list };
-                self.ask(|reply| Event::SetAccess { peer, set, timeout_ms, reply }).await
-            }
+            Request::SetAccess { peer, expected, list, timeout_ms } => match list.check() {
+                // The machine would refuse it as well, but it is not to take room in the log.
+                Err(error) => Err(RequestError::AccessNotSet(AccessRefusal::Invalid(error))),
+                Ok(()) => {
+                    let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
+                    let set = SetAccess { by: client, expected, list };
+                    self.ask(|reply| Event::SetAccess { peer, set, timeout_ms, reply }).await
+                }
+            },
             Request::ChangeMembers { peer, change, timeout_ms } => {
                 let timeout = Duration::from_millis(timeout_ms.min(MAX_REQUEST_TIMEOUT_MS));
                 // If the client goes away meanwhile, what was begun is still ended.

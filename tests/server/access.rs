@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::timeout;
-use zraft::access::{Access, AccessControl, AccessDenied, AccessRefusal};
+use zraft::access::{Access, AccessControl, AccessDenied, AccessList, AccessListError, AccessRefusal};
 use zraft::client::{
     Client, Ending, Kv, KvError, KvSession, LightSession, MembershipError, Notice, Notices, Session, SessionError,
     SessionFailure,
@@ -264,7 +264,12 @@ fn whom_the_list_makes_an_admin_changes_the_cluster_and_nobody_else_does() {
     runtime().block_on(async {
         // Whatever a client of her own making sends.
         let (alice, peer) = (client(&nodes, "alice"), nodes.peers("kv").remove(0));
-        let AccessControl { list, set_at } = client(&nodes, "carol").access(&peer, PATIENCE).await.unwrap();
+        let carol = client(&nodes, "carol");
+        let AccessControl { list, set_at } = carol.access(&peer, PATIENCE).await.unwrap();
+        let all_are_admins = AccessList { default: Some(Access::Admin), ..list.clone() };
+        let refused = carol.set_access(&peer, &all_are_admins, set_at, PATIENCE).await.unwrap_err();
+        let expected = RequestError::AccessNotSet(AccessRefusal::Invalid(AccessListError::AllAreAdmins));
+        assert!(matches!(&refused, MembershipError::Failed(error) if *error == expected), "{refused}");
         let refused = alice.set_access(&peer, &list, set_at, PATIENCE).await.unwrap_err();
         let expected = RequestError::AccessDenied(denied("alice", Access::Admin));
         assert!(matches!(&refused, MembershipError::Failed(error) if *error == expected), "{refused}");
