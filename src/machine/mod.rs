@@ -68,7 +68,7 @@ pub struct Machine {
 
 impl Machine {
     /// Most bytes of a chunk of a snapshot.
-    pub const MAX_CHUNK_BYTES: u32 = 256 << 10;
+    pub const MAX_CHUNK_BYTES: u32 = 64 << 10;
 
     /// The machine of a new cluster, before its first entry.
     ///

@@ -31,6 +31,9 @@ pub(super) use snapshot::SnapshotTask;
 /// How much of the log a rebuild reads at a time, in bytes.
 const REBUILD_READ_BYTES: usize = 4 << 20;
 
+/// The same in the background, where others are given way to after each read.
+const BACKGROUND_READ_BYTES: usize = 64 << 10;
+
 /// Why there is no snapshot where one was wanted.
 const DIED_BEFORE: &str = "the machine has died on the way there";
 
@@ -109,6 +112,9 @@ struct HostPast {
     store: Store,
     /// The latest snapshot whose file is durable.
     snapshot: Option<SnapshotMeta>,
+    /// What is made from it is made in the background, and gives way between its steps: whoever wakes up meanwhile would
+    /// wait until this thread's slice of time is over, however low its priority.
+    is_background: bool,
 }
 
 impl Host {
@@ -120,7 +126,7 @@ impl Host {
         isolation: Isolation,
     ) -> Self {
         let reader = (isolation == Isolation::Separate).then(Reader::default);
-        let past = HostPast { incarnation, genesis, backends, store, snapshot: None };
+        let past = HostPast { incarnation, genesis, backends, store, snapshot: None, is_background: false };
         Self { runner: None, reader, past, restores: 0, task: None }
     }
 
@@ -186,7 +192,8 @@ impl Host {
             .as_ref()
             .filter(|runner| runner.machine().is_some_and(|machine| machine.applied() == meta.position));
         let Some(runner) = alive else { return vec![HostEvent::SnapshotFailed(DIED_BEFORE.to_owned())] };
-        let (target, past, restores) = (runner.target().clone(), self.past.clone(), self.restores);
+        let (target, restores) = (runner.target().clone(), self.restores);
+        let past = HostPast { is_background: true, ..self.past.clone() };
         self.task = Some(SnapshotTask { meta, target, past, restores });
         Vec::new()
     }
@@ -302,7 +309,9 @@ impl Past for HostPast {
     }
 
     fn entries(&mut self, from: Index, to: Index) -> Result<Option<Vec<Entry>>, PastError> {
-        let read = LogRead { purpose: LogReadPurpose::Apply, from, to, max_bytes: REBUILD_READ_BYTES };
+        self.give_way();
+        let max_bytes = if self.is_background { BACKGROUND_READ_BYTES } else { REBUILD_READ_BYTES };
+        let read = LogRead { purpose: LogReadPurpose::Apply, from, to, max_bytes };
         match self.store.read(self.incarnation, &read) {
             Err(StoreError::NotInLog { .. }) => Ok(None),
             Ok(entries) if entries.is_empty() => Err(PastError::MissingEntry(from)),
@@ -324,7 +333,17 @@ impl HostPast {
         if head.genesis() != self.genesis {
             return Err(foreign("the cluster was created otherwise".to_owned()));
         }
-        Ok(Machine::restore(head, factory, &mut || reader.next().map_err(|error| error.to_string()))?)
+        let mut chunks = || {
+            self.give_way();
+            reader.next().map_err(|error| error.to_string())
+        };
+        Ok(Machine::restore(head, factory, &mut chunks)?)
+    }
+
+    fn give_way(&self) {
+        if self.is_background {
+            std::thread::yield_now();
+        }
     }
 
     /// What the file of a snapshot takes, in bytes.

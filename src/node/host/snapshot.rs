@@ -85,6 +85,7 @@ impl HostPast {
         let mut writer = self.store.snapshots().create(self.incarnation, &header)?;
         let mut failure = None;
         let written = machine.write_snapshot(&mut |chunk| {
+            self.give_way();
             writer.write(&chunk).map_err(|error| {
                 let reason = error.to_string();
                 failure = Some(error);
