@@ -11,6 +11,8 @@ pub mod types;
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "load")]
+pub mod load;
 #[cfg(feature = "client")]
 pub mod transport;
 

@@ -23,6 +23,11 @@ pub(super) struct Identity {
 impl Identity {
     /// A client with that certificate. Must be called within a runtime.
     pub(super) fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::new(self.credentials()?)?)
+    }
+
+    /// That certificate.
+    pub(super) fn credentials(&self) -> Result<Credentials, Failure> {
         let hint = |error: TlsError| {
             let certs = self.certs.display();
             Failure::usage(format!(
@@ -31,8 +36,7 @@ impl Identity {
                 name = self.name,
             ))
         };
-        let credentials = Credentials::load(&TlsFiles::in_folder(&self.certs, &self.name)).map_err(hint)?;
-        Ok(Client::new(credentials)?)
+        Credentials::load(&TlsFiles::in_folder(&self.certs, &self.name)).map_err(hint)
     }
 
     /// A light session with that certificate. Must be called within a runtime.

@@ -2,6 +2,7 @@
 
 mod access;
 mod backend;
+mod bench;
 mod cert;
 mod cluster;
 mod compile;
@@ -81,6 +82,8 @@ enum Command {
     /// Use a cluster of the bundled key-value backend.
     #[command(subcommand)]
     Kv(kv::Kv),
+    /// Drive a cluster of the bundled key-value backend with many clients, and measure it.
+    Bench(bench::Bench),
     /// Check the files of a stopped node, or show its log.
     #[command(subcommand)]
     Store(store::Store),
@@ -111,6 +114,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Query(query) => query.run(output),
         Command::Session(session) => session.run(output),
         Command::Kv(kv) => kv.run(output),
+        Command::Bench(bench) => bench.run(output),
         Command::Store(store) => store.run(output),
         Command::Compile(compile) => compile.run(),
     };

@@ -3,6 +3,7 @@
 mod access;
 mod backend;
 mod backend_check;
+mod bench;
 mod bundled;
 mod certificates;
 mod compile;
