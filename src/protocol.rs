@@ -336,6 +336,19 @@ pub struct NodeStatus {
     pub peers: Vec<PeerStatus>,
 }
 
+/// How far a snapshot is that one peer sends to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotProgress {
+    /// The last entry that it covers.
+    pub index: Index,
+    /// How much of it had arrived in earlier transfers, which broke off.
+    pub began_at_bytes: u64,
+    /// How much has arrived, or was sent, in all.
+    pub done_bytes: u64,
+    /// Its size.
+    pub total_bytes: u64,
+}
+
 /// How a peer is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerStatus {
@@ -369,6 +382,10 @@ pub struct PeerStatus {
     pub snapshot: Index,
     /// The sessions that are open.
     pub sessions: u64,
+    /// The snapshot that it is being sent.
+    pub receiving: Option<SnapshotProgress>,
+    /// The snapshots that it sends, and to whom.
+    pub sending: Vec<(PeerId, SnapshotProgress)>,
     /// Set while the peer's state is not the majority's and is being replaced: the entry where that was found.
     pub quarantine: Option<Index>,
     /// Set when the peer has stopped: why.

@@ -12,7 +12,7 @@ use crate::cli::connect::Identity;
 use crate::cli::output::{Failure, Output};
 use crate::cli::runtime;
 use crate::client::{Created, NewCluster};
-use crate::protocol::{NodeStatus, PeerStatus};
+use crate::protocol::{NodeStatus, PeerStatus, SnapshotProgress};
 use crate::settings::Settings;
 use crate::types::{NodeAddr, ParseError, PeerId};
 
@@ -186,6 +186,12 @@ fn peer_as_text(peer: &PeerStatus) -> String {
         members.join(" "),
         peer.component,
     );
+    if let Some(progress) = &peer.receiving {
+        text.push_str(&format!("\n    receives {}", progress_as_text(progress)));
+    }
+    for (to, progress) in &peer.sending {
+        text.push_str(&format!("\n    sends {to} {}", progress_as_text(progress)));
+    }
     if let Some(at) = peer.quarantine {
         text.push_str(&format!(
             "\n    IN QUARANTINE: its state differs from the majority's at entry {at}, and is being replaced"
@@ -196,6 +202,25 @@ fn peer_as_text(peer: &PeerStatus) -> String {
         text.push_str(reason);
     }
     text
+}
+
+fn progress_as_text(progress: &SnapshotProgress) -> String {
+    let SnapshotProgress { index, began_at_bytes, done_bytes, total_bytes } = progress;
+    let mut text = format!("snapshot {index}: {done_bytes} of {total_bytes} bytes");
+    if *began_at_bytes > 0 {
+        text.push_str(&format!(", going on from {began_at_bytes}"));
+    }
+    text
+}
+
+fn progress_as_json(progress: &SnapshotProgress) -> Value {
+    let SnapshotProgress { index, began_at_bytes, done_bytes, total_bytes } = progress;
+    json!({
+        "snapshot": index.0,
+        "began_at_bytes": began_at_bytes,
+        "done_bytes": done_bytes,
+        "total_bytes": total_bytes,
+    })
 }
 
 fn as_json(status: &NodeStatus) -> Value {
@@ -219,6 +244,12 @@ fn as_json(status: &NodeStatus) -> Value {
                 "snapshot": peer.snapshot.0,
                 "sessions": peer.sessions,
                 "chain": peer.chain.to_string(),
+                "receiving": peer.receiving.as_ref().map(progress_as_json),
+                "sending": peer
+                    .sending
+                    .iter()
+                    .map(|(to, progress)| json!({ "to": to.to_string(), "progress": progress_as_json(progress) }))
+                    .collect::<Vec<_>>(),
                 "quarantine": peer.quarantine.map(|index| index.0),
                 "stopped": peer.stopped,
             })

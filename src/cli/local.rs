@@ -1,7 +1,7 @@
 //! A cluster on this machine, for `zraft demo` and `zraft dev`: real nodes with real certificates and files, in one
 //! process.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -59,6 +59,8 @@ impl Local {
             credentials: Credentials::load(&self.certificate(&node)?)?,
             node,
             listen,
+            snapshot_listener: Listen::Address((Ipv4Addr::LOCALHOST, 0).into()),
+            snapshot_advertised_addr: None,
             snapshot_dir: data.join("snapshots"),
             log_dir: data,
             tuning: Tuning { guest_threads: 1, ..Tuning::default() },

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use crate::transport::{Credentials, Endpoint};
+use crate::transport::{Credentials, Endpoint, TransportError};
 
 /// How often the files are looked at.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Renews the endpoint's credentials whenever their files change, until the node ends.
-pub(super) async fn watch(endpoint: Endpoint, mut credentials: Credentials) {
+/// Renews the endpoints' credentials whenever their files change, until the node ends.
+pub(super) async fn watch(endpoints: [Endpoint; 2], mut credentials: Credentials) {
     let mut checks = tokio::time::interval(CHECK_INTERVAL);
     let mut last_failure = None;
     loop {
@@ -18,7 +18,7 @@ pub(super) async fn watch(endpoint: Endpoint, mut credentials: Credentials) {
         let Ok(reloaded) = tokio::task::spawn_blocking(move || looking.reload()).await else { return };
         let renewed = match reloaded {
             Ok(None) => Ok(()),
-            Ok(Some(fresh)) => endpoint.renew(fresh.clone()).map_err(|error| error.to_string()).map(|closed| {
+            Ok(Some(fresh)) => renew(&endpoints, &fresh).map_err(|error| error.to_string()).map(|closed| {
                 tracing::info!(closed, "the certificates were replaced: these are in use now");
                 credentials = fresh;
             }),
@@ -32,4 +32,9 @@ pub(super) async fn watch(endpoint: Endpoint, mut credentials: Credentials) {
         }
         last_failure = renewed.err();
     }
+}
+
+/// Returns how many connections were closed.
+fn renew(endpoints: &[Endpoint], credentials: &Credentials) -> Result<usize, TransportError> {
+    endpoints.iter().map(|endpoint| endpoint.renew(credentials.clone())).sum()
 }

@@ -16,6 +16,10 @@ pub struct Config {
     pub node: NodeAddr,
     /// The UDP socket it listens on.
     pub listen: Listen,
+    /// The UDP socket on which it takes snapshots from other nodes.
+    pub snapshot_listener: Listen,
+    /// Where other nodes find that. If none, on the host of `node`, at the socket's port.
+    pub snapshot_advertised_addr: Option<NodeAddr>,
     /// Where the log of its peers, and their components, are kept.
     pub log_dir: PathBuf,
     /// Where the snapshots of its peers are kept.
@@ -52,6 +56,8 @@ pub struct Tuning {
     pub max_segment_size: usize,
     /// With less room than this on the disk of the log, in bytes, writes are refused; the node goes on with what it has.
     pub min_free_bytes: u64,
+    /// How many bytes of snapshots it sends to other nodes a second at most, over all its peers; 0 for no limit.
+    pub snapshot_bytes_per_second: u64,
     /// Whether each snapshot is also copied to `archive` in the snapshot folder.
     pub snapshot_backup: bool,
     /// How many snapshots of each peer the archive holds: the newest.
@@ -91,6 +97,7 @@ impl Default for Tuning {
             cache_bytes: 64 << 20,
             max_segment_size: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
             min_free_bytes: 64 << 20,
+            snapshot_bytes_per_second: 32 << 20,
             snapshot_backup: false,
             snapshot_backup_count: 10,
             compile_memory_bytes,

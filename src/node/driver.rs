@@ -17,6 +17,7 @@ use crate::access::{Access, AccessList};
 use crate::machine::Command;
 use crate::node::backends::Backends;
 use crate::node::config::Isolation;
+use crate::node::courier::Courier;
 use crate::node::departure::{Departure, Doors};
 use crate::node::frames::{ClusterSpec, NodeFrame, PeerFrame, StandingFrame};
 use crate::node::guests::{GuestThreads, Guests};
@@ -135,6 +136,7 @@ pub(super) struct Parts {
     pub(super) backends: Arc<Backends>,
     pub(super) isolation: Isolation,
     pub(super) network: Network,
+    pub(super) courier: Courier,
     pub(super) doors: Doors,
     pub(super) events: mpsc::Sender<Event>,
 }
@@ -602,7 +604,7 @@ impl Driver {
         let Some(to) = peer.node_of(envelope.to).cloned() else { return };
         let message = PeerMessage { envelope, rider: None };
         let frame = PeerFrame { cluster: peer.record.genesis.cluster, message, is_disk_full };
-        parts.network.send_snapshot(to, frame, parts.store.snapshots(), parts.events.clone());
+        parts.courier.send(to, frame);
     }
 
     fn read_log(&self, incarnation: Incarnation, read: LogRead) {

@@ -8,7 +8,8 @@ use crate::node::standing::Introduction;
 use crate::protocol::PeerFailure;
 use crate::replica::PeerMessage;
 use crate::settings::Settings;
-use crate::types::{ClusterId, Digest, Incarnation, PeerId, Term};
+use crate::store::SnapshotIdentity;
+use crate::types::{ClusterId, Digest, Incarnation, NodeAddr, PeerId, Term};
 
 /// What one node tells another on the connection between them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,9 +53,10 @@ pub(super) enum Standing {
 
 /// What a bulk transfer is for: its header. The bytes it speaks of are the transfer's body.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "there are few at a time")]
 pub(super) enum BulkRequest {
-    /// The body is a snapshot's file, and the message goes to the peer once it is stored.
-    Snapshot(PeerFrame),
+    /// Where does this node take snapshots? No body.
+    WhereSnapshots,
     /// The body is a component. Can this node's peers of the cluster start? Nothing is promised for longer than
     /// [`PREPARED_MS`](super::lifecycle::PREPARED_MS).
     Prepare(ClusterSpec),
@@ -73,6 +75,17 @@ pub(super) enum BulkReply {
     Failed(Vec<PeerFailure>),
     /// Not done: the request makes no sense here.
     Refused(String),
+    /// Snapshots are taken there.
+    SnapshotsAt(NodeAddr),
+}
+
+/// The header of an offer of a snapshot. Its bytes are what is offered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SnapshotOffer {
+    /// The message that goes to the peer once the file is stored.
+    pub(super) frame: PeerFrame,
+    /// Which file it is.
+    pub(super) identity: SnapshotIdentity,
 }
 
 /// Peers to be created, as their nodes see them: equal on all of them. All peers of a new cluster, or those that are to

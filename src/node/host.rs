@@ -348,8 +348,8 @@ impl HostPast {
 
     /// What the file of a snapshot takes, in bytes.
     fn snapshot_size(&self, meta: &SnapshotMeta) -> Result<u64, PastError> {
-        let (_, size_bytes) = self.store.snapshots().open_raw(self.incarnation, meta.position)?;
-        Ok(size_bytes)
+        let (_, identity) = self.store.snapshots().open_raw(self.incarnation, meta.position)?;
+        Ok(identity.size_bytes)
     }
 
     fn factory(&self) -> Result<WasmFactory, BackendError> {

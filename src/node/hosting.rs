@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::node::courier::Courier;
 use crate::node::driver::{Driver, to_ms};
 use crate::node::frames::ClusterSpec;
 use crate::node::host::{Host, HostJob};
@@ -12,10 +13,10 @@ use crate::node::lifecycle::PeerRecord;
 use crate::node::members::ChangeUnderWay;
 use crate::node::standing::Company;
 use crate::node::transfer::WaitingTransfer;
-use crate::protocol::{NodeStatus, PeerFailure, PeerStatus, RequestError};
+use crate::protocol::{NodeStatus, PeerFailure, PeerStatus, RequestError, SnapshotProgress};
 use crate::raft::{Restored, WriteToken};
 use crate::replica::Replica;
-use crate::types::{Incarnation, LogPosition};
+use crate::types::{Incarnation, LogPosition, PeerId};
 use crate::wasm;
 
 /// A peer that lives here.
@@ -177,14 +178,14 @@ impl Driver {
                 .names
                 .values()
                 .filter_map(|incarnation| Some((incarnation, self.peers.get(incarnation)?)))
-                .map(|(incarnation, peer)| peer.status(*incarnation))
+                .map(|(incarnation, peer)| peer.status(*incarnation, &self.parts.courier))
                 .collect(),
         }
     }
 }
 
 impl HostedPeer {
-    fn status(&self, incarnation: Incarnation) -> PeerStatus {
+    fn status(&self, incarnation: Incarnation, courier: &Courier) -> PeerStatus {
         let raft = self.replica.raft().status();
         let (applied, chain) = self.replica.machine();
         let mut members: Vec<_> = self.replica.raft().configuration().voters.values().cloned().collect();
@@ -205,8 +206,16 @@ impl HostedPeer {
             chain: chain.0,
             snapshot: raft.snapshot.index,
             sessions: self.replica.session_count() as u64,
+            receiving: courier.received_by(incarnation),
+            sending: self.named(courier.sent_by(incarnation)),
             quarantine: self.replica.quarantine(),
             stopped: self.stopped.clone(),
         }
+    }
+
+    /// Of snapshots that are being sent, the peers that they are for. One that has left meanwhile has no name any more.
+    fn named(&self, sent: Vec<(Incarnation, SnapshotProgress)>) -> Vec<(PeerId, SnapshotProgress)> {
+        let named = |(to, progress)| Some((self.replica.raft().address(to)?.clone(), progress));
+        sent.into_iter().filter_map(named).collect()
     }
 }

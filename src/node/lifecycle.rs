@@ -273,7 +273,7 @@ impl Lifecycle {
                 started.map_err(CallError::Refused)
             }
             BulkRequest::Discard(peers) => self.ask(|reply| Event::Discard { peers, reply }).await,
-            BulkRequest::Snapshot(_) => Err(CallError::Refused("a snapshot is received elsewhere".to_owned())),
+            BulkRequest::WhereSnapshots => Err(CallError::Refused("this is answered elsewhere".to_owned())),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::access::AccessRefusal;
 use crate::codec;
 use crate::node::departure::Doors;
 use crate::node::driver::{Event, SetAccess};
-use crate::node::frames::{BulkReply, BulkRequest, NodeFrame, PeerFrame};
+use crate::node::frames::{BulkReply, BulkRequest, NodeFrame};
 use crate::node::lifecycle::Lifecycle;
 use crate::node::links;
 use crate::node::network::CallError;
@@ -20,8 +20,6 @@ use crate::protocol::{
     CreateCluster, MAX_COMPONENT_BYTES, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_REQUEST_TIMEOUT_MS, Reply, Request,
     RequestError, SessionStart,
 };
-use crate::raft::Message;
-use crate::store::{Snapshots, StoreError};
 use crate::transport::{
     Budget, BulkBody, CloseCode, Connection, FrameError, FrameReader, FrameWriter, Incoming, PeerReceiver, Protocol,
     RecvStream, Role, SendStream, accept_bulk,
@@ -42,7 +40,8 @@ const AUTHORIZE_TIMEOUT_MS: u64 = 5_000;
 pub(super) struct Listener {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) lifecycle: Lifecycle,
-    pub(super) snapshots: Snapshots,
+    /// Where this node takes snapshots.
+    snapshots_at: NodeAddr,
     doors: Doors,
     quotas: Quotas,
     uploads: Arc<Semaphore>,
@@ -50,10 +49,10 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn new(lifecycle: Lifecycle, snapshots: Snapshots, doors: Doors) -> Self {
+    pub(super) fn new(lifecycle: Lifecycle, snapshots_at: NodeAddr, doors: Doors) -> Self {
         let permits = || Arc::new(Semaphore::new(MAX_UPLOADS));
         let (events, uploads, handed_on) = (lifecycle.events.clone(), permits(), permits());
-        Self { events, lifecycle, snapshots, doors, quotas: Quotas::default(), uploads, handed_on }
+        Self { events, lifecycle, snapshots_at, doors, quotas: Quotas::default(), uploads, handed_on }
     }
 
     /// Serves connections until the endpoint is closed.
@@ -70,8 +69,10 @@ impl Listener {
             (Protocol::Client, identity) => self.serve_client(&identity, &connection).await,
             (Protocol::Peer, Role::Node(node)) => self.serve_peer(node, connection).await,
             (Protocol::Bulk, Role::Node(node)) => self.serve_bulk(&node, &connection).await,
-            // The transport has let only nodes in on these protocols.
-            (Protocol::Peer | Protocol::Bulk, _) => connection.close(CloseCode::NOT_ALLOWED, "only nodes speak this"),
+            // The transport has let only nodes in on these protocols, and snapshots have an endpoint of their own.
+            (Protocol::Peer | Protocol::Bulk | Protocol::Snapshot, _) => {
+                connection.close(CloseCode::NOT_ALLOWED, "only nodes speak this")
+            }
         }
     }
 
@@ -303,19 +304,22 @@ impl Listener {
         while let Ok(streams) = connection.accept_bi().await {
             let (listener, from) = (self.clone(), from.clone());
             tokio::spawn(async move {
-                if let Err(error) = listener.serve_transfer(&from, streams).await {
+                if let Err(error) = listener.serve_transfer(streams).await {
                     tracing::warn!(node = %from, %error, "a transfer from another node failed");
                 }
             });
         }
     }
 
-    async fn serve_transfer(&self, from: &NodeAddr, streams: (SendStream, RecvStream)) -> Result<(), TransferError> {
+    async fn serve_transfer(&self, streams: (SendStream, RecvStream)) -> Result<(), TransferError> {
         let transfer = accept_bulk(streams).await?;
         let request = codec::decode::<BulkRequest>(&transfer.header)?;
         let mut body = transfer.body;
         let result = match request {
-            BulkRequest::Snapshot(frame) => self.receive_snapshot(from, frame, &mut body).await,
+            BulkRequest::WhereSnapshots => {
+                let at = BulkReply::SnapshotsAt(self.snapshots_at.clone());
+                return Ok(transfer.reply.send(&codec::encode(&at)).await?);
+            }
             request => {
                 let _permit = self.handed_on.acquire().await.expect("the semaphore is never closed");
                 match read_component(&mut body).await {
@@ -332,30 +336,6 @@ impl Listener {
         transfer.reply.send(&codec::encode(&reply)).await?;
         Ok(())
     }
-
-    /// Stores a snapshot's file, then hands its message to the peer.
-    async fn receive_snapshot(
-        &self,
-        from: &NodeAddr,
-        frame: PeerFrame,
-        body: &mut BulkBody,
-    ) -> Result<(), TransferError> {
-        let (cluster, to) = (frame.cluster, frame.message.envelope.to);
-        let Message::Snapshot { meta } = &frame.message.envelope.message else {
-            return Err(TransferError::Refused("only a snapshot's message travels with a snapshot"));
-        };
-        if !self.lifecycle.ask(|reply| Event::Lookup { cluster, incarnation: to, reply }).await? {
-            return Err(TransferError::Refused("the peer that it is for does not live here"));
-        }
-        let (snapshots, position, size_bytes) = (self.snapshots.clone(), meta.position, body.size());
-        let mut receiver = blocking(move || snapshots.receive(to, position, size_bytes)).await?;
-        while let Some(chunk) = body.next_chunk().await? {
-            receiver = blocking(move || receiver.write(&chunk).map(|()| receiver)).await?;
-        }
-        blocking(move || receiver.finish()).await?;
-        let event = Event::Peer { from: from.clone(), frame };
-        self.events.send(event).await.map_err(|_| TransferError::Refused("the node is stopping"))
-    }
 }
 
 /// Most bytes of a client's frame: a command, or a cluster's description with its config.
@@ -368,8 +348,6 @@ enum TransferError {
     Bulk(#[from] crate::transport::BulkError),
     #[error(transparent)]
     Header(#[from] codec::DecodeError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("{0}")]
@@ -397,16 +375,6 @@ async fn read_component(body: &mut BulkBody) -> Result<Bytes, TransferError> {
         component.extend_from_slice(&chunk);
     }
     Ok(component.freeze())
-}
-
-/// Does file work off the network's thread.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, TransferError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(TransferError::Refused("the node failed at its files")),
-    }
 }
 
 /// Encodes a reply; one that no frame can hold becomes an error that says so.

@@ -4,6 +4,7 @@
 //!
 //! - the *network thread* runs a tokio runtime of its own with the QUIC endpoint, its connections (`listener`,
 //!   `network`) and the loop that owns all replicas (`driver`);
+//! - the *snapshots' thread* has a runtime and an endpoint of its own, over which snapshots come and go (`courier`);
 //! - the *store's writer thread* makes what waits durable, all peers in one commit;
 //! - the *guest threads* run the users' components, each peer's in a `host`, by turns (`guests`).
 //!
@@ -15,6 +16,7 @@ mod backends;
 mod certificates;
 mod change;
 mod config;
+mod courier;
 mod departure;
 mod driver;
 mod frames;
@@ -54,6 +56,7 @@ use crate::transport::{Endpoint, EndpointOptions, Limits, Role, TransportError};
 use crate::types::NodeAddr;
 use crate::wasm::{CompileLimits, Wasm, WasmError};
 use backends::Backends;
+use courier::{Courier, CourierParts};
 use departure::Doors;
 use driver::{Driver, Ended, Event, MAX_EVENTS, Parts};
 use guests::Guests;
@@ -221,13 +224,22 @@ async fn run(
     let (store, peers) = open_store(&config, StoreEvents(events.clone()))?;
     let backends = open_backends(wasm, &store, &peers);
 
-    let Config { node, listen, credentials, tuning, .. } = config;
+    let Config { node, listen, snapshot_listener, snapshot_advertised_addr, credentials, tuning, .. } = config;
     let limits = Limits::default();
     let watched = credentials.clone();
     let endpoint = match listen {
         Listen::Address(address) => Endpoint::server(EndpointOptions { listen: address, credentials, limits })?,
         Listen::Socket(socket) => Endpoint::server_on(socket, credentials, limits)?,
     };
+    let (courier, courier_thread) = Courier::start(CourierParts {
+        node: node.clone(),
+        listen: snapshot_listener,
+        advertised: snapshot_advertised_addr,
+        credentials: watched.clone(),
+        snapshots: store.snapshots(),
+        events: events.clone(),
+        bytes_per_second: tuning.snapshot_bytes_per_second,
+    })?;
     let hosts = events.clone();
     let (guests, guest_threads) = Guests::start(
         tuning.guest_threads,
@@ -242,7 +254,7 @@ async fn run(
         preparing: Arc::new(Semaphore::new(1)),
     };
     let doors = Doors::new();
-    let listener = Listener::new(lifecycle, store.snapshots(), doors.clone());
+    let listener = Listener::new(lifecycle, courier_thread.address.clone(), doors.clone());
     let watching = space::watch(store.clone(), tuning.min_free_bytes, events.clone());
     let driver = Driver::new(
         Parts {
@@ -256,19 +268,22 @@ async fn run(
             backends,
             isolation: tuning.isolation,
             network: Network::new(endpoint.clone()),
+            courier,
             doors,
             events,
         },
         peers,
     );
     let accepting = tokio::spawn(listener.run());
-    let watching = [tokio::spawn(watching), tokio::spawn(certificates::watch(endpoint.clone(), watched))];
-    tracing::info!(%node, "the node is up");
+    let endpoints = [endpoint.clone(), courier_thread.endpoint.clone()];
+    let watching = [tokio::spawn(watching), tokio::spawn(certificates::watch(endpoints, watched))];
+    tracing::info!(%node, snapshots_at = %courier_thread.address, "the node is up");
     // Who started the node may have gone; it runs all the same.
     let _ = ready.send(());
     let ended = driver.run(inbox).await;
     accepting.abort();
     watching.iter().for_each(tokio::task::JoinHandle::abort);
+    courier_thread.stop().await;
     match ended {
         Ended::Stopped => {
             tracing::info!(%node, "the node has stopped");

@@ -1,17 +1,13 @@
-//! The way from this node to others: one link to each, and bulk transfers beside it.
+//! The way from this node to others: one link to each, and bulk transfers beside it. Snapshots go by the `courier`.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use tokio::io::AsyncRead;
-use tokio::sync::mpsc;
 
 use crate::codec;
-use crate::node::driver::Event;
-use crate::node::frames::{BulkReply, BulkRequest, NodeFrame, PeerFrame};
+use crate::node::frames::{BulkReply, BulkRequest, NodeFrame};
 use crate::protocol::PeerFailure;
-use crate::raft::Message;
-use crate::store::{Snapshots, StoreError};
+use crate::store::StoreError;
 use crate::transport::{BulkError, CloseCode, ConnectError, Endpoint, PeerLink, Protocol, send_bulk};
 use crate::types::NodeAddr;
 
@@ -52,69 +48,37 @@ impl Network {
         link.send(is_urgent, codec::encode(frame).into());
     }
 
-    /// Sends a snapshot's file with its message, in the background, and reports the end of it.
-    pub(super) fn send_snapshot(
-        &self,
-        to: NodeAddr,
-        frame: PeerFrame,
-        snapshots: Snapshots,
-        events: mpsc::Sender<Event>,
-    ) {
-        let endpoint = self.endpoint.clone();
-        tokio::spawn(async move {
-            let (from, receiver) = (frame.message.envelope.from, frame.message.envelope.to);
-            let result = transfer_snapshot(&endpoint, &to, frame, &snapshots).await;
-            if let Err(error) = &result {
-                tracing::warn!(node = %to, %error, "could not send a snapshot");
-            }
-            // The loop has ended if it takes no more events.
-            let _ = events.send(Event::SnapshotSent { from, to: receiver, ok: result.is_ok() }).await;
-        });
-    }
-
     /// Closes all connections, telling the other sides.
     pub(super) async fn close(self) {
         self.endpoint.close("the node is stopping").await;
     }
 }
 
-async fn transfer_snapshot(
-    endpoint: &Endpoint,
-    to: &NodeAddr,
-    frame: PeerFrame,
-    snapshots: &Snapshots,
-) -> Result<(), CallError> {
-    let Message::Snapshot { meta } = &frame.message.envelope.message else {
-        return Err(CallError::Refused("only a snapshot's message travels with a snapshot".to_owned()));
-    };
-    let (file, size_bytes) = snapshots.open_raw(frame.message.envelope.from, meta.position)?;
-    transfer(endpoint, to, &BulkRequest::Snapshot(frame), tokio::fs::File::from_std(file), size_bytes).await
-}
-
-/// Asks another node for something that may come with bytes.
+/// Asks another node to do something that may come with bytes.
 pub(super) async fn call(
     endpoint: &Endpoint,
     to: &NodeAddr,
     request: &BulkRequest,
     body: Bytes,
 ) -> Result<(), CallError> {
-    let size_bytes = body.len() as u64;
-    transfer(endpoint, to, request, std::io::Cursor::new(body), size_bytes).await
-}
-
-async fn transfer(
-    endpoint: &Endpoint,
-    to: &NodeAddr,
-    request: &BulkRequest,
-    body: impl AsyncRead + Unpin,
-    size_bytes: u64,
-) -> Result<(), CallError> {
-    let connection = endpoint.connect(to, Protocol::Bulk).await?;
-    let reply = send_bulk(&connection, &codec::encode(request), body, size_bytes).await?;
-    connection.close(CloseCode::DONE, "done");
-    match codec::decode(&reply)? {
+    match ask(endpoint, to, request, body).await? {
         BulkReply::Done => Ok(()),
         BulkReply::Failed(failures) => Err(CallError::Peers(failures)),
         BulkReply::Refused(reason) => Err(CallError::Refused(reason)),
+        BulkReply::SnapshotsAt(_) => Err(CallError::Refused("it answers what was not asked".to_owned())),
     }
+}
+
+/// Asks another node for something that may come with bytes.
+pub(super) async fn ask(
+    endpoint: &Endpoint,
+    to: &NodeAddr,
+    request: &BulkRequest,
+    body: Bytes,
+) -> Result<BulkReply, CallError> {
+    let size_bytes = body.len() as u64;
+    let connection = endpoint.connect(to, Protocol::Bulk).await?;
+    let reply = send_bulk(&connection, &codec::encode(request), std::io::Cursor::new(body), size_bytes).await?;
+    connection.close(CloseCode::DONE, "done");
+    Ok(codec::decode(&reply)?)
 }

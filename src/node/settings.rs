@@ -33,6 +33,12 @@ pub struct Settings {
     /// The folder for snapshots; `snapshots` in the log's if not set.
     #[arg(long, env = "ZRAFT_SNAPSHOT_DIR", value_name = "DIR")]
     pub snapshot_dir: Option<PathBuf>,
+    /// The address to take snapshots from other nodes on, if not that of `listen` with any port.
+    #[arg(long, env = "ZRAFT_SNAPSHOT_LISTENER_ADDR", value_name = "IP:PORT")]
+    pub snapshot_listener_addr: Option<String>,
+    /// Where other nodes find that, if not on the advertised host.
+    #[arg(long, env = "ZRAFT_SNAPSHOT_ADVERTISED_ADDR", value_name = "HOST:PORT")]
+    pub snapshot_advertised_addr: Option<NodeAddr>,
     /// The PEM file with the certificates of the CAs that nodes and clients are checked against.
     #[arg(long, env = "ZRAFT_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
@@ -63,6 +69,9 @@ pub struct Settings {
     /// With less room than this on the log's disk, in bytes, writes are refused [default: 67108864].
     #[arg(long, env = "ZRAFT_MIN_FREE_BYTES", value_name = "BYTES")]
     pub min_free_bytes: Option<u64>,
+    /// Most bytes of snapshots that are sent to other nodes a second, 0 for no limit [default: 33554432].
+    #[arg(long, env = "ZRAFT_SNAPSHOT_BYTES_PER_SECOND", value_name = "BYTES")]
+    pub snapshot_bytes_per_second: Option<u64>,
     /// Copy each snapshot to `archive` in the snapshots' folder as well [default: false].
     #[arg(long, env = "ZRAFT_SNAPSHOT_BACKUP", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub snapshot_backup: Option<bool>,
@@ -125,6 +134,8 @@ impl Settings {
             listen: self.listen.or(fallback.listen),
             log_dir: self.log_dir.or(fallback.log_dir),
             snapshot_dir: self.snapshot_dir.or(fallback.snapshot_dir),
+            snapshot_listener_addr: self.snapshot_listener_addr.or(fallback.snapshot_listener_addr),
+            snapshot_advertised_addr: self.snapshot_advertised_addr.or(fallback.snapshot_advertised_addr),
             ca: self.ca.or(fallback.ca),
             cert: self.cert.or(fallback.cert),
             key: self.key.or(fallback.key),
@@ -135,6 +146,7 @@ impl Settings {
             cache_bytes: self.cache_bytes.or(fallback.cache_bytes),
             max_segment_size: self.max_segment_size.or(fallback.max_segment_size),
             min_free_bytes: self.min_free_bytes.or(fallback.min_free_bytes),
+            snapshot_bytes_per_second: self.snapshot_bytes_per_second.or(fallback.snapshot_bytes_per_second),
             snapshot_backup: self.snapshot_backup.or(fallback.snapshot_backup),
             snapshot_backup_count: self.snapshot_backup_count.or(fallback.snapshot_backup_count),
             compile_memory_bytes: self.compile_memory_bytes.or(fallback.compile_memory_bytes),
@@ -148,7 +160,11 @@ impl Settings {
     /// [`ConfigError`] naming the setting that is missing or wrong.
     pub fn into_config(self, compiler: Compiler) -> Result<Config, ConfigError> {
         let node = self.node.ok_or(ConfigError::Missing("node"))?;
-        let listen = resolve(self.listen.as_deref().unwrap_or(node.as_str()))?;
+        let listen = resolve("listen", self.listen.as_deref().unwrap_or(node.as_str()))?;
+        let snapshot_listener = match self.snapshot_listener_addr.as_deref() {
+            Some(address) => resolve("snapshot_listener_addr", address)?,
+            None => SocketAddr::new(listen.ip(), 0),
+        };
         let log_dir = self.log_dir.ok_or(ConfigError::Missing("log_dir"))?;
         let files = TlsFiles {
             ca: self.ca.ok_or(ConfigError::Missing("ca"))?,
@@ -164,6 +180,7 @@ impl Settings {
             cache_bytes: self.cache_bytes.unwrap_or(default.cache_bytes),
             max_segment_size: self.max_segment_size.unwrap_or(default.max_segment_size),
             min_free_bytes: self.min_free_bytes.unwrap_or(default.min_free_bytes),
+            snapshot_bytes_per_second: self.snapshot_bytes_per_second.unwrap_or(default.snapshot_bytes_per_second),
             snapshot_backup: self.snapshot_backup.unwrap_or(default.snapshot_backup),
             snapshot_backup_count: self.snapshot_backup_count.unwrap_or(default.snapshot_backup_count),
             compile_memory_bytes: self.compile_memory_bytes.unwrap_or(default.compile_memory_bytes),
@@ -173,6 +190,8 @@ impl Settings {
         Ok(Config {
             node,
             listen: Listen::Address(listen),
+            snapshot_listener: Listen::Address(snapshot_listener),
+            snapshot_advertised_addr: self.snapshot_advertised_addr,
             snapshot_dir: self.snapshot_dir.unwrap_or_else(|| default_snapshot_dir(&log_dir)),
             log_dir,
             credentials: Credentials::load(&files)?,
@@ -189,9 +208,9 @@ fn most_like(key: &str, known: Vec<String>) -> Option<String> {
     (likeness(&best) >= MIN_LIKENESS).then_some(best)
 }
 
-fn resolve(listen: &str) -> Result<SocketAddr, ConfigError> {
-    let invalid = |reason: String| ConfigError::Invalid { setting: "listen", value: format!("'{listen}'"), reason };
-    let mut addresses = listen.to_socket_addrs().map_err(|error| invalid(error.to_string()))?;
+fn resolve(setting: &'static str, address: &str) -> Result<SocketAddr, ConfigError> {
+    let invalid = |reason: String| ConfigError::Invalid { setting, value: format!("'{address}'"), reason };
+    let mut addresses = address.to_socket_addrs().map_err(|error| invalid(error.to_string()))?;
     addresses.next().ok_or_else(|| invalid("the name has no address".to_owned()))
 }
 
@@ -257,6 +276,7 @@ mod tests {
         );
         assert_eq!(settings.max_segment_size, Some(default.max_segment_size));
         assert_eq!(settings.isolation, Some(default.isolation));
+        assert_eq!(settings.snapshot_bytes_per_second, Some(default.snapshot_bytes_per_second));
         assert_eq!(settings.snapshot_backup, Some(default.snapshot_backup));
         assert_eq!(settings.snapshot_backup_count, Some(default.snapshot_backup_count));
         assert_eq!(settings.compile_memory_bytes, Some(default.compile_memory_bytes));

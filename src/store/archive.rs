@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::StoreError;
 use super::disk::Disk;
 use super::files::{self, Draft};
+use super::snapshot_format::MAX_BLOCK_BYTES;
 use super::snapshots::{self, SnapshotReader};
 use crate::types::{ClusterId, Incarnation, LogPosition};
 
@@ -65,7 +66,7 @@ impl Archive {
     fn copy(&self, snapshot: &Path, position: LogPosition, target: PathBuf) -> Result<(), StoreError> {
         let mut file = self.disk.open(snapshot).map_err(StoreError::io(snapshot, "open"))?;
         let mut draft = Draft::create(&self.disk, target)?;
-        let mut buffer = vec![0; snapshots::MAX_BLOCK_BYTES];
+        let mut buffer = vec![0; MAX_BLOCK_BYTES];
         loop {
             match file.read(&mut buffer).map_err(StoreError::io(snapshot, "read"))? {
                 0 => break,

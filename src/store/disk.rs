@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::path::Path;
 
 use redb::StorageBackend;
@@ -37,6 +37,12 @@ pub trait Disk: Debug + Send + Sync {
     /// # Errors
     /// Those of the system.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens a file for writing behind its first `size_bytes`, which it has; what comes behind them is cut off.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn resume(&self, path: &Path, size_bytes: u64) -> io::Result<Box<dyn DiskFile>>;
 
     /// Gives a file another name, in place of the file that had it.
     ///
@@ -117,6 +123,13 @@ impl Disk for SystemDisk {
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         Ok(Box::new(File::open(path)?))
+    }
+
+    fn resume(&self, path: &Path, size_bytes: u64) -> io::Result<Box<dyn DiskFile>> {
+        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+        file.set_len(size_bytes)?;
+        file.seek(SeekFrom::Start(size_bytes))?;
+        Ok(Box::new(file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

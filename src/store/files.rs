@@ -16,7 +16,7 @@ const TEMPORARY_SUFFIX: &str = ".tmp";
 /// and the syncs of the log, for which clients wait, with it.
 const SYNC_STEP_BYTES: usize = 2 << 20;
 
-/// A file being written under a temporary name. Dropping it unpublished removes it.
+/// A file being written under a temporary name. Dropping it unpublished removes it, unless it is to be resumed.
 #[derive(Debug)]
 pub(super) struct Draft {
     disk: Arc<dyn Disk>,
@@ -24,7 +24,7 @@ pub(super) struct Draft {
     temporary: PathBuf,
     target: PathBuf,
     unsynced_bytes: usize,
-    published: bool,
+    stays: bool,
 }
 
 impl Draft {
@@ -37,7 +37,25 @@ impl Draft {
         name.push(format!(".{number}{TEMPORARY_SUFFIX}"));
         let temporary = PathBuf::from(name);
         let file = disk.create(&temporary).map_err(StoreError::io(&temporary, "create"))?;
-        Ok(Self { disk: Arc::clone(disk), file, temporary, target, unsynced_bytes: 0, published: false })
+        Ok(Self { disk: Arc::clone(disk), file, temporary, target, unsynced_bytes: 0, stays: false })
+    }
+
+    /// Goes on with a file of that name, behind its first `size_bytes`, or starts it. It stays when it is dropped, and may be
+    /// resumed again.
+    pub(super) fn resume(
+        disk: &Arc<dyn Disk>,
+        temporary: PathBuf,
+        target: PathBuf,
+        size_bytes: u64,
+    ) -> Result<Self, StoreError> {
+        let resumed = if size_bytes == 0 { disk.create(&temporary) } else { disk.resume(&temporary, size_bytes) };
+        let file = resumed.map_err(StoreError::io(&temporary, "open"))?;
+        Ok(Self { disk: Arc::clone(disk), file, temporary, target, unsynced_bytes: 0, stays: true })
+    }
+
+    /// Has the file removed when it is dropped.
+    pub(super) fn discard(&mut self) {
+        self.stays = false;
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
@@ -65,7 +83,7 @@ impl Draft {
     pub(super) fn publish(mut self) -> Result<PathBuf, StoreError> {
         self.sync()?;
         rename(self.disk.as_ref(), &self.temporary, &self.target)?;
-        self.published = true;
+        self.stays = true;
         sync_dir(self.disk.as_ref(), parent(&self.target))?;
         Ok(std::mem::take(&mut self.target))
     }
@@ -74,7 +92,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         // What cannot be removed now is removed when the store is next opened.
-        if !self.published && self.disk.remove_file(&self.temporary).is_err() {
+        if !self.stays && self.disk.remove_file(&self.temporary).is_err() {
             tracing::warn!(path = %self.temporary.display(), "an unfinished file could not be removed");
         }
     }

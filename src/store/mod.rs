@@ -9,7 +9,8 @@
 //! peer that rarely writes holds nobody back. Readers use `view`, which changes with each commit.
 //!
 //! [`Snapshots`] and [`Components`] are files that appear whole or not at all. A snapshot becomes its peer's once a
-//! write refers to it; files that no peer refers to are removed on open, but for those in the `archive`. All of this
+//! write refers to it; files that no peer refers to are removed on open, but for those in the `archive` and what was received
+//! in part (`receiver`). All of this
 //! reaches a disk through [`Disk`].
 //!
 //! ```text
@@ -18,6 +19,7 @@
 //! log_dir/components/<digest>.wasm
 //! snapshot_dir/node                                    whose folder it is
 //! snapshot_dir/<incarnation>/<index>-<term>.snap
+//! snapshot_dir/<incarnation>/<index>-<term>-<size>-<checksum>.part    received in part
 //! snapshot_dir/archive/<cluster>/<incarnation>/<index>-<term>.snap
 //! ```
 //!
@@ -44,8 +46,10 @@ mod look;
 mod overlay;
 mod patience;
 mod queue;
+mod receiver;
 mod recovery;
 mod rounds;
+mod snapshot_format;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -67,10 +71,10 @@ pub use index::PurgeLimits;
 pub use look::StoredLog;
 pub use patience::DiskSpace;
 pub use queue::{MAX_QUEUED_BYTES, Operation};
+pub use receiver::SnapshotReceiver;
 pub use rounds::Journal;
-pub use snapshots::{
-    MAX_BLOCK_BYTES, SnapshotFile, SnapshotHeader, SnapshotReader, SnapshotReceiver, SnapshotWriter, Snapshots,
-};
+pub use snapshot_format::{MAX_BLOCK_BYTES, SnapshotHeader, SnapshotIdentity};
+pub use snapshots::{SnapshotFile, SnapshotReader, SnapshotWriter, Snapshots};
 
 use crate::raft::{Entry, LogRead, Restored, Write, WriteToken};
 use crate::types::{Incarnation, NodeAddr};

@@ -21,7 +21,7 @@ use super::recovery::{Peer, Recovered};
 use super::view::View;
 use super::{Completion, Components, Snapshots, StoreError, StoreOptions, StoredPeer};
 use crate::raft::{Entry, LogRead, Restored, Write};
-use crate::types::{Incarnation, Index, LogPosition};
+use crate::types::{Incarnation, Index};
 
 /// The store without its threads: who calls, waits. [`Store`](super::Store) runs one on a thread; simulations drive
 /// one themselves.
@@ -86,10 +86,10 @@ impl Journal {
         Head::check(disk.as_ref(), &path, &ledger)?;
         let head = Head::open(disk.as_ref(), &options.log_dir)?;
         let stored = stored_peers(&peers);
-        let snapshot_of = |peer: &StoredPeer| Some((peer.incarnation, peer.restored.snapshot.as_ref()?.position));
-        let referenced: Vec<(Incarnation, LogPosition)> = stored.iter().filter_map(snapshot_of).collect();
+        let snapshot_of = |peer: &StoredPeer| peer.restored.snapshot.as_ref().map(|meta| meta.position);
+        let referring: Vec<_> = stored.iter().map(|peer| (peer.incarnation, snapshot_of(peer))).collect();
         let snapshots =
-            Snapshots::open_dir(Arc::clone(&disk), &options.snapshot_dir, &referenced, options.snapshot_backup_count)?;
+            Snapshots::open_dir(Arc::clone(&disk), &options.snapshot_dir, &referring, options.snapshot_backup_count)?;
         let components = Components::open(Arc::clone(&disk), &options.log_dir)?;
         let view = Arc::new(View::new(path.clone(), latest(&database, &path)?, groups));
         let since_purge = (0, 0);

@@ -1,52 +1,24 @@
 //! Snapshot files, `snapshot_dir/<incarnation>/<index>-<term>.snap`.
-//!
-//! ```text
-//! file   = magic (8 bytes), format version (4), header length (4), checksum (4), header (bincode), blocks, end
-//! block  = length (4 bytes, not 0), checksum (4), data
-//! end    = 0 (4 bytes), checksum (4), number of blocks (8), bytes of data (8)
-//! ```
-//!
-//! Numbers are little-endian. A checksum is the CRC-32 of all that is in the file before it and of what it stands in front
-//! of, other checksums left out; so a block that is missing, repeated or from another file is noticed as well.
+//! [`snapshot_format`](super::snapshot_format) tells what is in them.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
-use super::StoreError;
 use super::archive::Archive;
 use super::disk::{Disk, DiskFile};
 use super::files::{self, Draft};
+use super::receiver::partial_position;
+use super::snapshot_format::{Checker, END_BYTES, Former, MAX_BLOCK_BYTES, SnapshotHeader, SnapshotIdentity};
+use super::{SnapshotReceiver, StoreError};
 use crate::codec;
-use crate::raft::SnapshotMeta;
-use crate::types::{ClusterId, Digest, Incarnation, Index, LogPosition, Term};
+use crate::types::{Incarnation, Index, LogPosition, Term};
 
-const MAGIC: [u8; 8] = *b"zraftsnp";
-const VERSION: u32 = 2;
 const SUFFIX: &str = ".snap";
-
-/// The most data in a block, in bytes.
-pub const MAX_BLOCK_BYTES: usize = 256 << 10;
-
-/// What a snapshot begins with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotHeader {
-    /// The cluster whose state it is.
-    pub cluster: ClusterId,
-    /// What Raft needs to go on from it: index, term and membership.
-    pub meta: SnapshotMeta,
-    /// The digest of the backend whose state it is.
-    pub backend: Digest,
-    /// The hash chain at its index.
-    pub chain: Digest,
-    /// The rest of the machine's part, opaque here.
-    pub host: Bytes,
-}
 
 /// A snapshot file that is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,33 +40,35 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Opens the folder: what the log refers to must be there, and goes to the archive if a crash kept it from there;
-    /// all else goes. The archive is to hold `archive_count` snapshots of each peer.
+    /// Opens the folder: what the log of a peer refers to must be there, and goes to the archive if a crash kept it from there.
+    /// What a peer has received in part of a later snapshot stays; all else goes. The archive is to hold `archive_count`
+    /// snapshots of each peer.
     pub(super) fn open_dir(
         disk: Arc<dyn Disk>,
         root: &Path,
-        referenced: &[(Incarnation, LogPosition)],
+        peers: &[(Incarnation, Option<LogPosition>)],
         archive_count: usize,
     ) -> Result<Self, StoreError> {
         let archive = Archive::open(Arc::clone(&disk), root, archive_count)?;
         let snapshots = Self { disk, root: root.into(), archive };
         let disk = snapshots.disk.as_ref();
-        for (incarnation, position) in referenced {
-            snapshots.open(*incarnation, *position)?;
+        let referenced = || peers.iter().filter_map(|(incarnation, position)| Some((*incarnation, (*position)?)));
+        for (incarnation, position) in referenced() {
+            snapshots.open(incarnation, position)?;
         }
-        let kept: BTreeMap<String, String> =
-            referenced.iter().map(|(peer, position)| (folder_name(*peer), file_name(*position))).collect();
+        let kept: BTreeMap<String, Option<LogPosition>> =
+            peers.iter().map(|(peer, position)| (folder_name(*peer), *position)).collect();
         files::remove_files(disk, root, files::is_temporary)?;
         for folder in files::names(disk, root)?.iter().filter(|name| parse_folder_name(name).is_some()) {
             let dir = root.join(folder);
             match kept.get(folder) {
-                Some(kept) => files::remove_files(disk, &dir, |name| is_ours(name) && name != kept)?,
+                Some(kept) => files::remove_files(disk, &dir, |name| is_ours(name) && !is_kept(name, *kept))?,
                 None => remove_folder(disk, &dir)?,
             }
         }
-        for (incarnation, position) in referenced {
+        for (incarnation, position) in referenced() {
             // The node can do without.
-            if let Err(error) = snapshots.archive(*incarnation, *position) {
+            if let Err(error) = snapshots.archive(incarnation, position) {
                 tracing::warn!(%incarnation, %error, "a snapshot could not be archived");
             }
         }
@@ -114,18 +88,16 @@ impl Snapshots {
         let position = header.meta.position;
         let mut draft = self.draft(incarnation, position)?;
         let header = codec::encode(header);
-        let length = u32::try_from(header.len()).map_err(|_| StoreError::WrongSize {
+        let mut former = Former::default();
+        let start = former.start(&header).ok_or_else(|| StoreError::WrongSize {
             path: draft.target().to_owned(),
             expected_bytes: u32::MAX.into(),
             found_bytes: header.len() as u64,
         })?;
-        let start = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &length.to_le_bytes()].concat();
-        let checksum = extend_checksum(0, &[&start, &header]);
-        let prefix = [start.as_slice(), &checksum.to_le_bytes()].concat();
-        draft.write(&prefix)?;
+        draft.write(&start)?;
         draft.write(&header)?;
-        let size_bytes = (prefix.len() + header.len()) as u64;
-        Ok(SnapshotWriter { draft, position, checksum, totals: Totals::default(), size_bytes, block: Vec::new() })
+        let size_bytes = (start.len() + header.len()) as u64;
+        Ok(SnapshotWriter { draft, position, former, size_bytes, block: Vec::new() })
     }
 
     /// Opens a snapshot of the peer and checks its header.
@@ -137,30 +109,50 @@ impl Snapshots {
     }
 
     /// Opens a snapshot of the peer to be sent as it is; the receiver checks it. Returns the file, which is one of this
-    /// machine's file system whatever the [`Disk`], and its size in bytes.
+    /// machine's file system whatever the [`Disk`], and which one it is. It can be read also once it is removed.
     ///
     /// # Errors
-    /// [`StoreError::SnapshotMissing`], [`StoreError::Io`].
-    pub fn open_raw(&self, incarnation: Incarnation, position: LogPosition) -> Result<(File, u64), StoreError> {
+    /// [`StoreError::SnapshotMissing`], [`StoreError::Corrupt`], [`StoreError::Io`].
+    pub fn open_raw(
+        &self,
+        incarnation: Incarnation,
+        position: LogPosition,
+    ) -> Result<(File, SnapshotIdentity), StoreError> {
         let path = self.path(incarnation, position);
-        let file = File::open(&path).map_err(missing_or_io(&path))?;
+        let mut file = File::open(&path).map_err(missing_or_io(&path))?;
         let size_bytes = file.metadata().map_err(StoreError::io(&path, "measure"))?.len();
-        Ok((file, size_bytes))
+        let mut end = Vec::new();
+        let mut read_end = || {
+            file.seek(SeekFrom::Start(size_bytes.saturating_sub(END_BYTES as u64)))?;
+            file.read_to_end(&mut end)?;
+            file.rewind()
+        };
+        read_end().map_err(StoreError::io(&path, "read"))?;
+        let identity = SnapshotIdentity::of(position, size_bytes, &end);
+        Ok((file, identity.ok_or_else(|| StoreError::corrupt(&path, "it is cut short"))?))
     }
 
-    /// Starts to receive the snapshot at `expected` for the peer: a file of `size_bytes`, as another node's
-    /// [`open_raw`](Self::open_raw) gave it.
+    /// Starts to receive a snapshot for the peer, or goes on where that was left: a file as another node's
+    /// [`open_raw`](Self::open_raw) gave it. Reads what is there already. Only one may be received for a peer at a time.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub fn receive(
         &self,
         incarnation: Incarnation,
-        expected: LogPosition,
-        size_bytes: u64,
+        identity: SnapshotIdentity,
     ) -> Result<SnapshotReceiver, StoreError> {
-        let draft = self.draft(incarnation, expected)?;
-        Ok(SnapshotReceiver { draft, position: expected, size_bytes, received_bytes: 0 })
+        let folder = self.folder(incarnation);
+        files::create_dir(self.disk.as_ref(), &folder)?;
+        SnapshotReceiver::open(&self.disk, &folder, self.path(incarnation, identity.position), identity)
+    }
+
+    /// How many bytes may yet be written to the folder's disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        self.disk.free_bytes(&self.root).map_err(StoreError::io(&self.root, "measure the room in"))
     }
 
     /// Copies a snapshot of the peer to the archive, if the node keeps one, and makes room there for it. Call it once the
@@ -173,13 +165,17 @@ impl Snapshots {
         self.archive.keep(incarnation, position, &self.path(incarnation, position))
     }
 
-    /// Removes the peer's snapshots that come before one. Call it once the write that refers to that one is durable.
-    /// Later ones stay: they may have been received already, while their write is yet to come.
+    /// Removes the peer's snapshots that come before one, and what was received in part of any up to that. Call it once the
+    /// write that refers to that one is durable. Later ones stay: they may have been received already, while their write is
+    /// yet to come.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub fn remove_before(&self, incarnation: Incarnation, keep: LogPosition) -> Result<(), StoreError> {
-        let goes = |name: &str| position_of(name).is_some_and(|position| position.index < keep.index);
+        let goes = |name: &str| {
+            position_of(name).is_some_and(|position| position.index < keep.index)
+                || partial_position(name).is_some_and(|position| position.index <= keep.index)
+        };
         files::remove_files(self.disk.as_ref(), &self.folder(incarnation), goes)
     }
 
@@ -219,8 +215,7 @@ impl Snapshots {
 pub struct SnapshotWriter {
     draft: Draft,
     position: LogPosition,
-    checksum: u32,
-    totals: Totals,
+    former: Former,
     size_bytes: u64,
     block: Vec<u8>,
 }
@@ -250,27 +245,19 @@ impl SnapshotWriter {
         if !self.block.is_empty() {
             self.write_block()?;
         }
-        self.write_checked(0, &self.totals.to_bytes())?;
+        let end = self.former.end();
+        self.draft.write(&end)?;
+        self.size_bytes += end.len() as u64;
         let path = self.draft.publish()?;
         Ok(SnapshotFile { position: self.position, size_bytes: self.size_bytes, path })
     }
 
     fn write_block(&mut self) -> Result<(), StoreError> {
-        let mut block = std::mem::take(&mut self.block);
-        self.totals.add(block.len());
-        self.write_checked(block.len() as u32, &block)?;
-        block.clear();
-        self.block = block;
-        Ok(())
-    }
-
-    fn write_checked(&mut self, length: u32, data: &[u8]) -> Result<(), StoreError> {
-        let length = length.to_le_bytes();
-        self.checksum = extend_checksum(self.checksum, &[&length, data]);
-        let prefix = [length, self.checksum.to_le_bytes()].concat();
+        let prefix = self.former.block(&self.block);
         self.draft.write(&prefix)?;
-        self.draft.write(data)?;
-        self.size_bytes += (prefix.len() + data.len()) as u64;
+        self.draft.write(&self.block)?;
+        self.size_bytes += (prefix.len() + self.block.len()) as u64;
+        self.block.clear();
         Ok(())
     }
 }
@@ -280,12 +267,9 @@ impl SnapshotWriter {
 pub struct SnapshotReader {
     file: Box<dyn DiskFile>,
     path: PathBuf,
-    header: SnapshotHeader,
-    checksum: u32,
-    totals: Totals,
+    checker: Checker,
     /// Bytes of the file that are not read yet.
     left_bytes: u64,
-    ended: bool,
 }
 
 impl SnapshotReader {
@@ -295,36 +279,19 @@ impl SnapshotReader {
         Self::new(file, path, position)
     }
 
-    pub(super) fn new(mut file: Box<dyn DiskFile>, path: &Path, position: LogPosition) -> Result<Self, StoreError> {
-        let mut left_bytes = file.size_bytes().map_err(StoreError::io(path, "measure"))?;
-        let start = read_bytes(file.as_mut(), &mut left_bytes, 16, path)?;
-        let (magic, numbers) = start.split_at(MAGIC.len());
-        if magic != MAGIC {
-            return Err(StoreError::corrupt(path, "it does not begin like a snapshot"));
+    pub(super) fn new(file: Box<dyn DiskFile>, path: &Path, position: LogPosition) -> Result<Self, StoreError> {
+        let left_bytes = file.size_bytes().map_err(StoreError::io(path, "measure"))?;
+        let mut reader = Self { file, path: path.to_owned(), checker: Checker::new(position), left_bytes };
+        while reader.checker.header().is_none() {
+            reader.read_piece()?;
         }
-        let (found, length) = (number(&numbers[..4]), number(&numbers[4..]));
-        if found != VERSION {
-            return Err(StoreError::UnknownVersion { path: path.to_owned(), found, supported: VERSION });
-        }
-        let checksum = number(&read_bytes(file.as_mut(), &mut left_bytes, 4, path)?);
-        let encoded = read_bytes(file.as_mut(), &mut left_bytes, length, path)?;
-        if extend_checksum(0, &[&start, &encoded]) != checksum {
-            return Err(StoreError::corrupt(path, "the checksum of its header does not match"));
-        }
-        let header: SnapshotHeader =
-            codec::decode(&encoded).map_err(|error| StoreError::corrupt(path, error.to_string()))?;
-        if header.meta.position != position {
-            let found = header.meta.position;
-            return Err(StoreError::corrupt(path, format!("it is the snapshot {found}, not {position}")));
-        }
-        let totals = Totals::default();
-        Ok(Self { file, path: path.to_owned(), header, checksum, totals, left_bytes, ended: false })
+        Ok(reader)
     }
 
     /// What the snapshot begins with.
     #[must_use]
     pub fn header(&self) -> &SnapshotHeader {
-        &self.header
+        self.checker.header().expect("it was read when the file was opened")
     }
 
     /// The next of the data, at most [`MAX_BLOCK_BYTES`]; `None` once all of it was read and found whole.
@@ -333,25 +300,17 @@ impl SnapshotReader {
     /// [`StoreError::Corrupt`], [`StoreError::Io`]; the reader is then to be dropped, and what it returned forgotten.
     #[expect(clippy::should_implement_trait, reason = "an iterator would go on after an error")]
     pub fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        if self.ended {
-            return Ok(None);
+        while !self.checker.is_done() {
+            let is_data = self.checker.wants_data();
+            let piece = self.read_piece()?;
+            if is_data {
+                return Ok(Some(piece.into()));
+            }
         }
-        let prefix = read_bytes(self.file.as_mut(), &mut self.left_bytes, 8, &self.path)?;
-        let (length, checksum) = (number(&prefix[..4]), number(&prefix[4..]));
-        if length as usize > MAX_BLOCK_BYTES {
-            return Err(self.damaged("a block is too long"));
+        if self.left_bytes > 0 {
+            return Err(StoreError::corrupt(&self.path, "something follows its end"));
         }
-        let stored = if length == 0 { Totals::SIZE_BYTES } else { length };
-        let data = read_bytes(self.file.as_mut(), &mut self.left_bytes, stored, &self.path)?;
-        self.checksum = extend_checksum(self.checksum, &[&prefix[..4], &data]);
-        if self.checksum != checksum {
-            return Err(self.damaged("the checksum of a block does not match"));
-        }
-        if length == 0 {
-            return self.end(&data);
-        }
-        self.totals.add(data.len());
-        Ok(Some(data.into()))
+        Ok(None)
     }
 
     /// Reads and checks the rest of it.
@@ -360,117 +319,19 @@ impl SnapshotReader {
         Ok(())
     }
 
-    fn end(&mut self, totals: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        if totals != self.totals.to_bytes() {
-            return Err(self.damaged("its totals do not match"));
-        }
-        if self.left_bytes > 0 {
-            return Err(self.damaged("something follows its end"));
-        }
-        self.ended = true;
-        Ok(None)
-    }
-
-    fn damaged(&self, reason: &str) -> StoreError {
-        StoreError::corrupt(&self.path, reason)
-    }
-}
-
-/// Receives a snapshot file. Dropped before it is finished, it leaves nothing.
-#[derive(Debug)]
-pub struct SnapshotReceiver {
-    draft: Draft,
-    position: LogPosition,
-    size_bytes: u64,
-    received_bytes: u64,
-}
-
-impl SnapshotReceiver {
-    /// Adds bytes of the file.
-    ///
-    /// # Errors
-    /// [`StoreError::WrongSize`] when they are more than announced, [`StoreError::Io`]; the receiver is then to be
-    /// dropped.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.received_bytes = self.received_bytes.saturating_add(bytes.len() as u64);
-        if self.received_bytes > self.size_bytes {
-            return Err(self.wrong_size());
-        }
-        self.draft.write(bytes)
-    }
-
-    /// Checks all of the file and makes it durable under its name.
-    ///
-    /// # Errors
-    /// [`StoreError::WrongSize`] when it is shorter than announced, [`StoreError::WrongContent`] when it is not a
-    /// whole snapshot at the announced position, [`StoreError::UnknownVersion`], [`StoreError::Io`]. Nothing is left
-    /// then.
-    pub fn finish(self) -> Result<SnapshotFile, StoreError> {
-        if self.received_bytes != self.size_bytes {
-            return Err(self.wrong_size());
-        }
-        self.verify().map_err(|error| match error {
-            StoreError::Corrupt { reason, .. } => StoreError::WrongContent { position: self.position, reason },
-            error => error,
+    /// Reads and checks the next piece, which must be there before room is made for it.
+    fn read_piece(&mut self) -> Result<Vec<u8>, StoreError> {
+        let length = self.checker.wants();
+        let cut_short = || StoreError::corrupt(&self.path, "it is cut short");
+        self.left_bytes = self.left_bytes.checked_sub(length as u64).ok_or_else(cut_short)?;
+        let mut piece = vec![0; length];
+        self.file.read_exact(&mut piece).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => cut_short(),
+            _ => StoreError::io(&self.path, "read")(error),
         })?;
-        let Self { draft, position, size_bytes, .. } = self;
-        Ok(SnapshotFile { position, size_bytes, path: draft.publish()? })
+        self.checker.take(&piece).map_err(|flaw| flaw.at(&self.path))?;
+        Ok(piece)
     }
-
-    fn verify(&self) -> Result<(), StoreError> {
-        SnapshotReader::new(self.draft.reopen()?, self.draft.target(), self.position)?.verify()
-    }
-
-    fn wrong_size(&self) -> StoreError {
-        StoreError::WrongSize {
-            path: self.draft.target().to_owned(),
-            expected_bytes: self.size_bytes,
-            found_bytes: self.received_bytes,
-        }
-    }
-}
-
-/// What the end block says.
-#[derive(Clone, Copy, Debug, Default)]
-struct Totals {
-    blocks: u64,
-    bytes: u64,
-}
-
-impl Totals {
-    const SIZE_BYTES: u32 = 16;
-
-    fn add(&mut self, block_bytes: usize) {
-        self.blocks += 1;
-        self.bytes += block_bytes as u64;
-    }
-
-    fn to_bytes(self) -> Vec<u8> {
-        [self.blocks.to_le_bytes(), self.bytes.to_le_bytes()].concat()
-    }
-}
-
-/// The CRC-32 of what `checksum` is of, followed by `parts`.
-fn extend_checksum(checksum: u32, parts: &[&[u8]]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new_with_initial(checksum);
-    parts.iter().for_each(|part| hasher.update(part));
-    hasher.finalize()
-}
-
-fn number(bytes: &[u8]) -> u32 {
-    u32::from_le_bytes(bytes.try_into().expect("numbers are read from 4 bytes"))
-}
-
-/// Reads exactly `length` bytes, which must be there before room is made for them.
-fn read_bytes(file: &mut dyn DiskFile, left_bytes: &mut u64, length: u32, path: &Path) -> Result<Vec<u8>, StoreError> {
-    let cut_short = || StoreError::corrupt(path, "it is cut short");
-    *left_bytes = left_bytes.checked_sub(length.into()).ok_or_else(cut_short)?;
-    let mut bytes = vec![0; length as usize];
-    file.read_exact(&mut bytes).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => cut_short(),
-        _ => StoreError::io(path, "read")(error),
-    })?;
-    Ok(bytes)
 }
 
 /// For `map_err`: a snapshot at `path` could not be opened.
@@ -510,7 +371,14 @@ pub(super) fn position_of(name: &str) -> Option<LogPosition> {
 
 /// Whether a name in a peer's folder is one that is given here.
 fn is_ours(name: &str) -> bool {
-    position_of(name).is_some() || files::is_temporary(name)
+    position_of(name).is_some() || partial_position(name).is_some() || files::is_temporary(name)
+}
+
+/// Whether a file of a peer is its snapshot, or part of a later one.
+fn is_kept(name: &str, snapshot: Option<LogPosition>) -> bool {
+    let index = snapshot.map(|position| position.index);
+    snapshot.is_some_and(|position| name == file_name(position))
+        || partial_position(name).is_some_and(|position| Some(position.index) > index)
 }
 
 /// Removes a peer's folder with all that was put there by this module. What else is in it stays, and the folder too.

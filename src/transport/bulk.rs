@@ -18,14 +18,14 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub const MAX_BULK_HEADER_BYTES: usize = 144 << 10;
 
 /// A transfer that makes no progress for this long is given up, by either side.
-const CHUNK_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const CHUNK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The receiver has this long to reply once it has everything: it may have to sync a file or compile a component.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(300);
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Reasons to end a stream early: the receiver has replied and wants no more; a side gives up.
-const CODE_ANSWERED: u32 = 0;
-const CODE_GIVEN_UP: u32 = 1;
+pub(super) const CODE_ANSWERED: u32 = 0;
+pub(super) const CODE_GIVEN_UP: u32 = 1;
 
 /// Why a transfer failed. The receiver has then not got all of it, or its reply is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ pub enum BulkError {
     NoReply,
 }
 
-async fn progress<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, BulkError> {
+pub(super) async fn progress<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, BulkError> {
     timeout(limit, work).await.map_err(|_| BulkError::Stalled { after: limit })
 }
 

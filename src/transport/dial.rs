@@ -30,7 +30,10 @@ struct Dial {
     quic: quinn::Endpoint,
     keyring: Arc<Keyring>,
     keys: Arc<Keys>,
+    /// Who must answer.
     node: NodeAddr,
+    /// Where.
+    at: NodeAddr,
     protocol: Protocol,
 }
 
@@ -38,10 +41,11 @@ pub(super) async fn connect(
     quic: &quinn::Endpoint,
     keyring: &Arc<Keyring>,
     node: &NodeAddr,
+    at: &NodeAddr,
     protocol: Protocol,
 ) -> Result<Connection, ConnectError> {
-    let dial =
-        Dial { quic: quic.clone(), keyring: Arc::clone(keyring), keys: keyring.keys(), node: node.clone(), protocol };
+    let (quic, keyring, keys) = (quic.clone(), Arc::clone(keyring), keyring.keys());
+    let dial = Dial { quic, keyring, keys, node: node.clone(), at: at.clone(), protocol };
     let timed_out = || Err(ConnectError::Timeout { node: node.clone(), after: CONNECT_TIMEOUT });
     timeout(CONNECT_TIMEOUT, dial.any_address()).await.unwrap_or_else(|_| timed_out())
 }
@@ -71,7 +75,7 @@ impl Dial {
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
-        let found = tokio::net::lookup_host((self.node.host(), self.node.port())).await;
+        let found = tokio::net::lookup_host((self.at.host(), self.at.port())).await;
         let found = found.map_err(|error| self.unreachable(&format!("its name does not resolve: {error}")))?;
         Ok(found.take(MAX_ADDRESSES).collect())
     }

@@ -72,9 +72,26 @@ impl Endpoint {
     /// # Errors
     /// [`TransportError`].
     pub fn server_on(socket: UdpSocket, credentials: Credentials, limits: Limits) -> Result<Self, TransportError> {
+        Self::open(socket, credentials, limits, &[Protocol::Peer, Protocol::Client, Protocol::Bulk])
+    }
+
+    /// As [`Endpoint::server_on`], for nodes that bring snapshots: who wants something else is refused.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn for_snapshots(socket: UdpSocket, credentials: Credentials, limits: Limits) -> Result<Self, TransportError> {
+        Self::open(socket, credentials, limits, &[Protocol::Snapshot])
+    }
+
+    fn open(
+        socket: UdpSocket,
+        credentials: Credentials,
+        limits: Limits,
+        protocols: &'static [Protocol],
+    ) -> Result<Self, TransportError> {
         let config = tuning::endpoint(credentials.restart_key());
         let keyring = Arc::new(Keyring::new(credentials)?);
-        let doorkeeper = Arc::new(Doorkeeper::new(Arc::clone(&keyring), limits)?);
+        let doorkeeper = Arc::new(Doorkeeper::new(Arc::clone(&keyring), limits, protocols)?);
         let quic = open(config, Some(doorkeeper.default_config()?), socket)?;
         let (sender, accepted) = mpsc::channel(tuning::MAX_UNTAKEN);
         tokio::spawn(Arc::clone(&doorkeeper).serve(quic.clone(), sender));
@@ -111,7 +128,20 @@ impl Endpoint {
     /// # Errors
     /// [`ConnectError`] says who refused whom, and why.
     pub async fn connect(&self, node: &NodeAddr, protocol: Protocol) -> Result<Connection, ConnectError> {
-        dial::connect(&self.inner.quic, &self.inner.keyring, node, protocol).await
+        self.connect_at(node, node, protocol).await
+    }
+
+    /// As [`Endpoint::connect`], for an endpoint of the node that is elsewhere than its advertised one.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect_at(
+        &self,
+        node: &NodeAddr,
+        at: &NodeAddr,
+        protocol: Protocol,
+    ) -> Result<Connection, ConnectError> {
+        dial::connect(&self.inner.quic, &self.inner.keyring, node, at, protocol).await
     }
 
     /// Where the socket is bound.

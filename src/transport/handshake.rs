@@ -27,6 +27,7 @@ pub(super) struct Doorkeeper {
     census: Arc<Census>,
     handshakes: Arc<Semaphore>,
     timeout: Duration,
+    protocols: &'static [Protocol],
     refused: AtomicU64,
 }
 
@@ -38,7 +39,11 @@ struct Refused {
 }
 
 impl Doorkeeper {
-    pub(super) fn new(keyring: Arc<Keyring>, limits: Limits) -> Result<Self, TransportError> {
+    pub(super) fn new(
+        keyring: Arc<Keyring>,
+        limits: Limits,
+        protocols: &'static [Protocol],
+    ) -> Result<Self, TransportError> {
         let keys = keyring.keys();
         let credentials = &keys.credentials;
         if !credentials.identity().is_some_and(Role::is_node) {
@@ -47,7 +52,8 @@ impl Doorkeeper {
         }
         let handshakes = Arc::new(Semaphore::new(tuning::MAX_HANDSHAKES));
         let census = Census::new(limits);
-        Ok(Self { keyring, census, handshakes, timeout: limits.handshake, refused: AtomicU64::new(0) })
+        let (timeout, refused) = (limits.handshake, AtomicU64::new(0));
+        Ok(Self { keyring, census, handshakes, timeout, protocols, refused })
     }
 
     /// What the endpoint answers strangers with until they are looked at one by one.
@@ -115,6 +121,9 @@ impl Doorkeeper {
                 CloseCode::NOT_ALLOWED,
                 format!("only nodes may use {protocol}, and this is {identity}"),
             ));
+        }
+        if !self.protocols.contains(&protocol) {
+            return Err(refuse(CloseCode::NOT_ALLOWED, format!("{protocol} is not spoken on this port")));
         }
         let slot = self.census.admit(&identity).map_err(|reason| refuse(CloseCode::LIMIT, reason))?;
         quic.set_receive_window(tuning::window(protocol).into());

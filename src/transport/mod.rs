@@ -8,7 +8,8 @@
 //!   certificate and the role, so that a refusal is one typed [`ConnectError`] and not a later surprise.
 //! - [`FrameReader`] and [`FrameWriter`] put bounded frames on streams.
 //! - [`PeerLink`] keeps a connection to another node alive and sends on it without ever waiting; [`PeerReceiver`] is its
-//!   other end. Bulk transfers ([`send_bulk`], [`accept_bulk`]) have connections of their own.
+//!   other end. Bulk transfers ([`send_bulk`], [`accept_bulk`]) have connections of their own, and so have those that can go on
+//!   where they were broken off ([`offer()`], [`accept_offer`]).
 //!
 //! Everything runs on a current-thread tokio runtime: one dedicated to an endpoint is the measured best.
 
@@ -25,6 +26,7 @@ mod identity;
 pub mod issue;
 mod keyring;
 mod limits;
+mod offer;
 mod peer;
 mod tls;
 mod tuning;
@@ -43,6 +45,7 @@ pub use error::{ConnectError, ConnectionLost, TransportError};
 pub use frame::{FrameError, FrameReader, FrameWriter};
 pub use identity::{IdentityError, Role};
 pub use limits::Limits;
+pub use offer::{Answer, Download, Offer, OfferReply, Upload, accept_offer, offer};
 pub use peer::{LinkState, LinkStatus, MAX_PEER_FRAME_BYTES, PeerLink, PeerReceiver};
 pub use tls::{Credentials, TlsError, TlsFiles};
 pub use tuning::bind;
@@ -55,13 +58,16 @@ pub enum Protocol {
     Peer,
     /// From clients to nodes: `zraft-client/1`.
     Client,
-    /// Between nodes, snapshots and components, apart so that they never delay heartbeats: `zraft-bulk/1`.
+    /// Between nodes, components and what is asked about clusters, apart so that they never delay heartbeats:
+    /// `zraft-bulk/2`.
     Bulk,
+    /// Between nodes, snapshots: `zraft-snapshot/1`. On an endpoint of its own, [`Endpoint::for_snapshots`].
+    Snapshot,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Peer, Self::Client, Self::Bulk];
+    pub const ALL: [Self; 4] = [Self::Peer, Self::Client, Self::Bulk, Self::Snapshot];
 
     /// The ALPN name.
     #[must_use]
@@ -69,7 +75,8 @@ impl Protocol {
         match self {
             Self::Peer => "zraft-peer/1",
             Self::Client => "zraft-client/1",
-            Self::Bulk => "zraft-bulk/1",
+            Self::Bulk => "zraft-bulk/2",
+            Self::Snapshot => "zraft-snapshot/1",
         }
     }
 

@@ -74,7 +74,8 @@ const LOOPBACK_MTU: u16 = 6000;
 /// The settings of a connection that this side dials.
 pub(super) fn dialing(protocol: Protocol, remote: SocketAddr) -> TransportConfig {
     let (idle, keep_alive) = match protocol {
-        Protocol::Peer => (PEER_IDLE_TIMEOUT, PEER_KEEP_ALIVE),
+        // Who was restarted listens for snapshots on another port: nobody says there that the connection is gone.
+        Protocol::Peer | Protocol::Snapshot => (PEER_IDLE_TIMEOUT, PEER_KEEP_ALIVE),
         Protocol::Client | Protocol::Bulk => (IDLE_TIMEOUT, KEEP_ALIVE),
     };
     let mut transport = common(remote, idle);
@@ -94,7 +95,7 @@ pub(super) fn accepting(remote: SocketAddr) -> TransportConfig {
 pub(super) fn window(protocol: Protocol) -> u32 {
     match protocol {
         Protocol::Client => CLIENT_WINDOW_BYTES,
-        Protocol::Peer | Protocol::Bulk => NODE_WINDOW_BYTES,
+        Protocol::Peer | Protocol::Bulk | Protocol::Snapshot => NODE_WINDOW_BYTES,
     }
 }
 

@@ -255,6 +255,13 @@ impl Drop for Nodes {
     }
 }
 
+/// A component whose snapshots have so many megabytes.
+#[allow(dead_code, reason = "tests/disk, which shares this harness, has no use for it")]
+pub fn bulky(megabytes: usize) -> Vec<u8> {
+    let chunks = (megabytes * 1_000_000).div_ceil(zraft::store::MAX_BLOCK_BYTES).to_string();
+    wat::parse_str(include_str!("../components/bulky.wat").replace("CHUNKS)", &format!("{chunks})"))).unwrap()
+}
+
 /// A UDP port that is free and stays so while its node is down: below those that the system gives to clients.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -115,31 +115,131 @@ fn a_snapshot_that_is_being_sent_may_be_replaced_meanwhile() {
 fn a_snapshot_is_sent_as_it_is() {
     let (from, to) = (Bench::new(), Bench::new());
     let sent = make_snapshot(&from.store.snapshots(), PEER, snapshot_meta(1, 9), 700_000);
-    let (mut file, size_bytes) = from.store.snapshots().open_raw(PEER, position(9)).unwrap();
-    assert_eq!(size_bytes, sent.size_bytes);
+    let (mut file, identity) = from.store.snapshots().open_raw(PEER, position(9)).unwrap();
+    assert_eq!(identity.size_bytes, sent.size_bytes);
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).unwrap();
+    assert_eq!(SnapshotIdentity::of(position(9), sent.size_bytes, &bytes), Some(identity));
     let snapshots = to.store.snapshots();
-    let receive = |position, size_bytes, pieces: &[&[u8]]| -> Result<SnapshotFile, StoreError> {
-        let mut receiver = snapshots.receive(PEER, position, size_bytes)?;
+    let receive = |identity, pieces: &[&[u8]]| -> Result<SnapshotFile, StoreError> {
+        let mut receiver = snapshots.receive(PEER, identity)?;
+        assert_eq!(receiver.received_bytes(), 0, "what was refused is gone");
         pieces.iter().try_for_each(|piece| receiver.write(piece))?;
         receiver.finish()
     };
+    let short = SnapshotIdentity { size_bytes: identity.size_bytes - 1, ..identity };
     let wrong_size = |result| matches!(result, Err(StoreError::WrongSize { .. }));
-    assert!(wrong_size(receive(position(9), size_bytes, &[&bytes, b"x"])));
-    assert!(wrong_size(receive(position(9), size_bytes, &[&bytes[1..]])));
-    assert!(wrong_size(receive(position(9), size_bytes - 1, &[&bytes])));
+    assert!(wrong_size(receive(identity, &[&bytes, b"x"])));
+    assert!(wrong_size(receive(identity, &[&bytes[..bytes.len() - 1]])));
+    assert!(wrong_size(receive(short, &[&bytes])));
     let wrong_content = |result| matches!(result, Err(StoreError::WrongContent { .. }));
-    assert!(wrong_content(receive(position(8), size_bytes, &[&bytes])));
-    assert!(wrong_content(receive(position(9), size_bytes - 1, &[&bytes[..bytes.len() - 1]])));
+    assert!(wrong_content(receive(identity, &[&bytes[1..]])));
+    assert!(wrong_content(receive(SnapshotIdentity { position: position(8), ..identity }, &[&bytes])));
+    assert!(wrong_content(receive(short, &[&bytes[..bytes.len() - 1]])));
+    assert!(wrong_content(receive(SnapshotIdentity { checksum: !identity.checksum, ..identity }, &[&bytes])));
+    let long = SnapshotIdentity { size_bytes: identity.size_bytes + 1, ..identity };
+    assert!(wrong_content(receive(long, &[&bytes, b"x"])));
     let mut damaged = bytes.clone();
     damaged[500_000] ^= 1;
-    assert!(wrong_content(receive(position(9), size_bytes, &[&damaged])));
+    assert!(wrong_content(receive(identity, &[&damaged])));
     let dir = options(&to.dir).snapshot_dir.join("00000000000000ab");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "what was refused is gone");
-    let received = receive(position(9), size_bytes, &[&bytes[..1_000], &bytes[1_000..]]).unwrap();
-    assert_eq!((received.position, received.size_bytes), (position(9), size_bytes));
+    let received = receive(identity, &[&bytes[..1_000], &bytes[1_000..]]).unwrap();
+    assert_eq!((received.position, received.size_bytes), (position(9), identity.size_bytes));
     assert_eq!(read_all(&snapshots, position(9)).unwrap(), pattern(700_000));
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing of it is left in part");
+}
+
+/// The bytes of a snapshot, and which it is.
+fn sent(index: u64, data_bytes: usize) -> (Vec<u8>, SnapshotIdentity) {
+    let bench = Bench::new();
+    let file = make_snapshot(&bench.store.snapshots(), PEER, snapshot_meta(1, index), data_bytes);
+    let bytes = fs::read(&file.path).unwrap();
+    let identity = SnapshotIdentity::of(position(index), bytes.len() as u64, &bytes).unwrap();
+    (bytes, identity)
+}
+
+/// The only file in the peer's folder.
+fn partial_file(bench: &Bench) -> PathBuf {
+    let dir = options(&bench.dir).snapshot_dir.join("00000000000000ab");
+    let mut files: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    files.remove(0)
+}
+
+#[test]
+fn what_was_received_goes_on_after_a_break_and_after_a_restart() {
+    let (bytes, identity) = sent(9, 3 * MAX_BLOCK_BYTES + 1_000);
+    let bench = Bench::new();
+    bench.create(PEER.0);
+    let receive = |bench: &Bench| bench.store.snapshots().receive(PEER, identity).unwrap();
+    let mut receiver = receive(&bench);
+    receiver.write(&bytes[..2 * MAX_BLOCK_BYTES]).unwrap();
+    assert_eq!(receiver.received_bytes(), 2 * MAX_BLOCK_BYTES as u64);
+    drop(receiver);
+    let whole = receive(&bench).received_bytes() as usize;
+    assert!((MAX_BLOCK_BYTES..2 * MAX_BLOCK_BYTES).contains(&whole), "whole blocks: {whole}");
+    let bench = bench.reopened();
+    let mut receiver = receive(&bench);
+    assert_eq!(receiver.received_bytes() as usize, whole);
+    receiver.write(&bytes[whole..]).unwrap();
+    drop(receiver);
+    let mut receiver = receive(&bench);
+    assert_eq!(receiver.received_bytes(), identity.size_bytes, "all of it");
+    receiver.write(&[]).unwrap();
+    receiver.finish().unwrap();
+    assert_eq!(read_all(&bench.store.snapshots(), position(9)).unwrap(), pattern(3 * MAX_BLOCK_BYTES + 1_000));
+}
+
+#[test]
+fn what_a_power_cut_has_spoilt_is_received_again() {
+    let (bytes, identity) = sent(9, 3 * MAX_BLOCK_BYTES);
+    let bench = Bench::new();
+    let receive = || bench.store.snapshots().receive(PEER, identity).unwrap();
+    let mut receiver = receive();
+    receiver.write(&bytes[..bytes.len() - 100]).unwrap();
+    drop(receiver);
+    let path = partial_file(&bench);
+    let mut partial = fs::read(&path).unwrap();
+    partial[2 * MAX_BLOCK_BYTES] ^= 1;
+    fs::write(&path, &partial).unwrap();
+    let mut receiver = receive();
+    let whole = receiver.received_bytes() as usize;
+    assert!((MAX_BLOCK_BYTES..2 * MAX_BLOCK_BYTES).contains(&whole), "up to the block that is spoilt: {whole}");
+    receiver.write(&bytes[whole..]).unwrap();
+    receiver.finish().unwrap();
+    assert_eq!(read_all(&bench.store.snapshots(), position(9)).unwrap(), pattern(3 * MAX_BLOCK_BYTES));
+    let mut receiver = receive();
+    receiver.write(&bytes[..1_000]).unwrap();
+    drop(receiver);
+    assert!(receive().received_bytes() < 1_000, "no block is whole");
+}
+
+#[test]
+fn a_peer_has_one_partial_file_which_goes_when_it_is_of_no_use() {
+    let (bytes, identity) = sent(9, 2 * MAX_BLOCK_BYTES);
+    let bench = Bench::new();
+    bench.create(PEER.0);
+    let begin = |bench: &Bench, identity| {
+        let mut receiver = bench.store.snapshots().receive(PEER, identity).unwrap();
+        let from = receiver.received_bytes() as usize;
+        receiver.write(&bytes[from..from.max(MAX_BLOCK_BYTES + 1_000)]).unwrap();
+    };
+    begin(&bench, identity);
+    let first = partial_file(&bench);
+    let other = SnapshotIdentity { checksum: !identity.checksum, ..identity };
+    begin(&bench, other);
+    assert_ne!(partial_file(&bench), first, "another file takes its place");
+    bench.store.snapshots().remove_before(PEER, position(8)).unwrap();
+    partial_file(&bench);
+    make_snapshot(&bench.store.snapshots(), PEER, snapshot_meta(1, 9), 5);
+    bench.store.snapshots().remove_before(PEER, position(9)).unwrap();
+    assert_eq!(partial_file(&bench).extension().unwrap(), "snap");
+
+    begin(&bench, identity);
+    bench.write(PEER, Write { snapshot: Some(snapshot_meta(1, 9)), ..append(2, 9, 1) });
+    let bench = bench.reopened();
+    assert_eq!(partial_file(&bench).extension().unwrap(), "snap", "it has the snapshot");
 }
 
 #[test]

@@ -36,6 +36,11 @@ impl Disk for Switched {
         SystemDisk.open(path)
     }
 
+    fn resume(&self, path: &Path, size_bytes: u64) -> io::Result<Box<dyn DiskFile>> {
+        self.check()?;
+        SystemDisk.resume(path, size_bytes)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         SystemDisk.rename(from, to)
     }

@@ -90,12 +90,12 @@ async fn only_nodes_speak_to_nodes_as_nodes() {
     let (log, ca) = (Log::capture(), authority());
     let (server, addr) = node(&ca);
     let admin = Endpoint::client(credentials(&ca, &ca.issue_admin("root", 1).unwrap())).unwrap();
-    for protocol in [Protocol::Peer, Protocol::Bulk] {
+    for protocol in [Protocol::Peer, Protocol::Bulk, Protocol::Snapshot] {
         let error = within(admin.connect(&addr, protocol)).await.unwrap_err();
         assert!(matches!(&error, ConnectError::NotAdmitted { code: CloseCode::NOT_ALLOWED, .. }), "{error}");
         log.has(&["WARN", "zraft://admin/root", "only nodes may use", protocol.alpn()]).await;
     }
-    assert_eq!(server.refused(), 2);
+    assert_eq!(server.refused(), 3);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Real QUIC on 127.0.0.1, on ports that the system chooses.
 
 mod admission;
+mod offers;
 mod streams;
 
 use std::io::Write;

@@ -33,7 +33,7 @@ const SEEDS_FOR_ALL_KINDS: u64 = 200;
 const REPORT_EVERY: u64 = 1000;
 
 /// What every long enough run has to see.
-const MUST_OCCUR: [&str; 32] = [
+const MUST_OCCUR: [&str; 33] = [
     "killed",
     "cut at a write of a file",
     "cut at a write of the log",
@@ -65,6 +65,7 @@ const MUST_OCCUR: [&str; 32] = [
     "power cut",
     "round in doubt: kept",
     "round in doubt: lost",
+    "snapshot received in several goes",
     "snapshots left over",
 ];
 

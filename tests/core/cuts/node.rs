@@ -9,9 +9,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use zraft::raft::{Write, WriteToken};
 use zraft::store::{
-    Disk, Journal, Operation, PurgeLimits, SnapshotHeader, Snapshots, StoreError, StoreOptions, StoredPeer,
+    Disk, Journal, Operation, PurgeLimits, SnapshotHeader, SnapshotIdentity, Snapshots, StoreError, StoreOptions,
+    StoredPeer,
 };
-use zraft::types::{ClusterId, Digest, Incarnation, LogPosition};
+use zraft::types::{ClusterId, Digest, Incarnation, Index, LogPosition, Term};
 
 use super::model::{Model, Step, snapshot_meta};
 use crate::disk::SimDisk;
@@ -160,11 +161,19 @@ impl Node {
         Ok(())
     }
 
-    /// What is in the folder of snapshots is what is referred to, and nothing else.
+    /// What is in the folder of snapshots is what is referred to, of each peer at most one later snapshot in part, and nothing
+    /// else.
     fn check_leftovers(&self) {
         if self.disk.went_off_at().is_none() {
             let expected: BTreeSet<_> = self.model.snapshots().into_iter().map(snapshot_path).collect();
-            assert_eq!(self.snapshot_files(), expected, "the files of snapshots after opening");
+            let (partial, whole): (BTreeSet<_>, _) =
+                self.snapshot_files().into_iter().partition(|path| is_partial(path));
+            assert_eq!(whole, expected, "the files of snapshots after opening");
+            let known = self.model.peers.iter().filter_map(|(incarnation, peer)| {
+                let snapshot = peer.storage.state().snapshot.as_ref().map(|meta| meta.position.index);
+                self.partial_position(*incarnation).filter(|position| Some(position.index) > snapshot)
+            });
+            assert_eq!(known.count(), partial.len(), "snapshots in part of no use: {partial:?}");
             let dirs = [SNAPSHOT_DIR.to_owned(), LOG_DIR.to_owned(), format!("{LOG_DIR}/components")];
             let is_left = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "tmp");
             assert!(
@@ -172,6 +181,15 @@ impl Node {
                 "unfinished files"
             );
         }
+    }
+
+    /// Which snapshot the peer has in part. It has one at most.
+    fn partial_position(&self, incarnation: Incarnation) -> Option<LogPosition> {
+        let folder = snapshot_path((incarnation, LogPosition::ZERO)).parent()?.to_owned();
+        let name = self.paths(&folder).into_iter().find(|path| is_partial(path))?;
+        let mut numbers = name.file_name()?.to_str()?.split('-').map(|number| number.parse().ok());
+        let (index, term) = (numbers.next()??, numbers.next()??);
+        Some(LogPosition::new(Term(term), Index(index)))
     }
 
     pub fn snapshot_files(&self) -> BTreeSet<PathBuf> {
@@ -315,19 +333,37 @@ impl Node {
     /// A snapshot comes from a leader, as the bytes of the file it has.
     fn receive_snapshot(&mut self, journal: &mut Journal) -> Option<()> {
         let Some(incarnation) = self.model.random_peer(&mut self.rng) else { return Some(()) };
-        let position = self.model.peers[&incarnation].position_ahead(&mut self.rng);
+        let peer = &self.model.peers[&incarnation];
+        let ahead = peer.position_ahead(&mut self.rng);
+        // Mostly the leader goes on with what it has sent in part, if that is still of use.
+        let begun = self.partial_position(incarnation).filter(|begun| {
+            begun.index > peer.storage.state().last && begun.term == ahead.term && self.rng.random_bool(0.8)
+        });
+        let position = begun.unwrap_or(ahead);
         let (leaders_disk, leaders) = &self.leader;
         write_snapshot(leaders, incarnation, position).expect("a disk with power");
         let bytes = leaders_disk.content(&snapshot_path((incarnation, position)));
         leaders.remove(incarnation).expect("a disk with power");
         self.doing = "cut while receiving a snapshot";
         let piece_bytes = self.rng.random_range(100..2_000);
-        let receive = || {
-            let mut receiver = journal.snapshots().receive(incarnation, position, bytes.len() as u64)?;
-            bytes.chunks(piece_bytes).try_for_each(|piece| receiver.write(piece))?;
-            receiver.finish()
+        let identity = SnapshotIdentity::of(position, bytes.len() as u64, &bytes).expect("a whole snapshot");
+        let breaks_after = self.rng.random_bool(0.5).then(|| self.rng.random_range(0..bytes.len()));
+        let receive = |upto: usize| {
+            let mut receiver = journal.snapshots().receive(incarnation, identity)?;
+            let from = receiver.received_bytes() as usize;
+            assert!(from <= bytes.len(), "no more than there is");
+            bytes[from.min(upto)..upto].chunks(piece_bytes).try_for_each(|piece| receiver.write(piece))?;
+            Ok((receiver, from))
         };
-        self.unless_off(receive())?;
+        if let Some(upto) = breaks_after {
+            let broken = receive(upto).map(drop);
+            self.unless_off(broken)?;
+        }
+        let (receiver, from) = self.unless_off(receive(bytes.len()))?;
+        if from > 0 {
+            self.counts.count("snapshot received in several goes");
+        }
+        self.unless_off(receiver.finish())?;
         let write = Write { truncate_from: Some(position.index.next()), ..self.refer_to(position) };
         self.commit_snapshot(journal, incarnation, position, write)
     }
@@ -398,6 +434,10 @@ fn differs(stored: &[StoredPeer], model: &Model) -> Option<String> {
         .zip(model.peers.values())
         .find(|(found, expected)| found.record != expected.record || found.restored != *expected.storage.state())?;
     Some(format!("{:?} instead of {:?}", wrong.0, wrong.1.storage.state()))
+}
+
+fn is_partial(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "part")
 }
 
 fn snapshot_path((incarnation, position): (Incarnation, LogPosition)) -> PathBuf {

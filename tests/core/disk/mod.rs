@@ -196,6 +196,14 @@ impl Disk for SimDisk {
         Ok(Box::new(self.handle(id, false)))
     }
 
+    fn resume(&self, path: &Path, size_bytes: u64) -> io::Result<Box<dyn DiskFile>> {
+        self.state().need_power()?;
+        let id = self.state().names.file(path)?;
+        let handle = Handle { position: size_bytes, ..self.handle(id, false) };
+        handle.change(["cut at the resumption of a file"; 2], |content| content.resize(size_bytes as usize))?;
+        Ok(Box::new(handle))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.state().change("cut at the renaming of a file", |state| state.names.rename(from, to))
     }
