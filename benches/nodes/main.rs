@@ -3,6 +3,8 @@
 //! ```text
 //! cargo bench --bench nodes -- state         # snapshots of 1 MB, 100 MB and 1 GB of state under writes; ten minutes
 //! cargo bench --bench nodes -- state 100     # of so many MB
+//! cargo bench --bench nodes -- transfer      # a snapshot of 1 GB sent to a node, beside plain TCP; five minutes
+//! cargo bench --bench nodes -- transfer 100  # of so many MB
 //! cargo bench --bench nodes -- neighbours    # writes beside clusters whose component does its worst; three minutes
 //! ```
 //!
@@ -16,19 +18,19 @@
 #[expect(dead_code, reason = "the tests of the server need more of it")]
 mod harness;
 #[path = "../common/judge.rs"]
-#[expect(dead_code, reason = "medians are for other benchmarks")]
 mod judge;
 mod load;
 mod neighbours;
 mod processes;
 mod state;
+mod transfer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tempfile::TempDir;
 
-const USAGE: &str = "usage: cargo bench --bench nodes -- state [MB] | neighbours";
+const USAGE: &str = "usage: cargo bench --bench nodes -- state [MB] | transfer [MB] | neighbours";
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
     let held = match arguments.as_slice() {
         ["state"] => state::measure(folder().path(), &state::MEGABYTES),
         ["state", megabytes] => state::measure(folder().path(), &[megabytes.parse().expect(USAGE)]),
+        ["transfer"] => transfer::measure(folder().path(), transfer::MEGABYTES),
+        ["transfer", megabytes] => transfer::measure(folder().path(), megabytes.parse().expect(USAGE)),
         ["neighbours"] => neighbours::measure(folder().path()),
         // What `cargo bench` runs without a choice should not take a quarter of an hour.
         [] => {
