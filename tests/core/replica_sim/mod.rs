@@ -428,7 +428,13 @@ impl Sim {
         let max_log_count = self.plan.genesis.settings.max_log_count;
         for _ in 0..2 * max_log_count {
             self.ask_write(0, leader);
-            (0..3).for_each(|_| self.step(false));
+            // There may be room for one at a time.
+            for _ in 0..HEALED_STEPS {
+                self.step(false);
+                if self.waiting.is_empty() {
+                    break;
+                }
+            }
         }
         (0..50).for_each(|_| self.step(false));
         // Who was restarted may have much to apply again.
