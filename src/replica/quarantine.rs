@@ -99,7 +99,8 @@ impl Sides {
         let standing = self.tally.entry(from).or_default();
         if own == chain {
             standing.agrees = standing.agrees.max(at);
-            standing.differs.take_if(|_| is_last);
+            // A chain that is the same is so for all entries before: where they differed, another state has taken its place.
+            standing.differs.take_if(|differs| is_last || at >= *differs);
         } else {
             standing.differs_lately = at;
             if standing.differs.is_none_or(|differs| at < differs) {

@@ -6,7 +6,9 @@
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
 
-use super::bulk::{BulkError, CHUNK_TIMEOUT, CODE_ANSWERED, CODE_GIVEN_UP, MAX_BULK_HEADER_BYTES, REPLY_TIMEOUT, progress};
+use super::bulk::{
+    BulkError, CHUNK_TIMEOUT, CODE_ANSWERED, CODE_GIVEN_UP, MAX_BULK_HEADER_BYTES, REPLY_TIMEOUT, progress,
+};
 use super::connection::Connection;
 use super::frame::{FrameError, FrameReader, FrameWriter};
 

@@ -75,6 +75,32 @@ fn who_is_earlier_than_where_it_differed_differs_no_more() {
     assert!(hands.replica.raft().is_leader(), "the third may yet agree");
 }
 
+/// It was made again, and had applied much when it was next heard: what it said last the leader does not remember any more.
+#[test]
+fn who_agrees_at_a_mark_behind_where_it_differed_differs_no_more() {
+    let mut hands = Hands::serving();
+    let at = hands.last();
+    hands.reports(TWO, report(at.0, chain_at(at), None));
+    hands.reports(THREE, report(at.0, wrong(), None));
+    for count in 0..200 {
+        hands.write(count, "a");
+        hands.settle();
+        hands.replicate();
+        hands.work();
+    }
+    let [mark, forgotten] = [Index(64), Index(70)];
+    assert!(mark > at);
+    let told = Report {
+        applied: Some((forgotten, chain_at(forgotten))),
+        mark: Some((mark, chain_at(mark))),
+        trial: None,
+        needs_after: None,
+    };
+    hands.reports(THREE, Some(Rider::Report(told)));
+    hands.reports(TWO, report(hands.last().0, wrong(), None));
+    assert!(hands.replica.raft().is_leader(), "one of two others differs");
+}
+
 #[test]
 fn a_change_that_would_give_the_majority_to_who_differs_is_refused() {
     let mut hands = Hands::serving();
