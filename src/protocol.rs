@@ -119,6 +119,14 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Whether the node goes on reading requests from the stream on which this one came. Else it ends it behind the reply.
+    #[must_use]
+    pub fn may_be_followed(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Query { .. })
+    }
+}
+
 /// A cluster to be created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateCluster {

@@ -43,7 +43,6 @@ pub struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 enum Command {
     /// Run three nodes in this process and show what zraft does: a guided tour that exits 0.
     Demo(demo::Demo),

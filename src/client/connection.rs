@@ -1,7 +1,7 @@
 //! Connections to nodes, and one request over them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +23,16 @@ pub struct Client {
 struct Inner {
     endpoint: Endpoint,
     /// The latest connection to each node; empty while it is being made.
-    connections: Mutex<HashMap<NodeAddr, Arc<OnceCell<Connection>>>>,
+    connections: Mutex<HashMap<NodeAddr, Slot>>,
+}
+
+type Slot = Arc<OnceCell<Arc<Link>>>;
+
+/// A connection to a node.
+struct Link {
+    connection: Connection,
+    /// Streams on which everything asked was answered, the last used last: to ask on one of these costs less than to open one.
+    idle: Mutex<Vec<(FrameWriter, FrameReader)>>,
 }
 
 /// Why a request got no answer.
@@ -122,14 +131,18 @@ impl Client {
         timeout: Duration,
     ) -> Result<Reply, CallError> {
         let started = tokio::time::Instant::now();
-        let connection = self.connection(node, timeout.min(Self::CONNECT_TIMEOUT)).await?;
-        let exchange = exchange(&connection, request, body);
+        let link = self.link(node, timeout.min(Self::CONNECT_TIMEOUT)).await?;
+        let exchange = async {
+            if request.may_be_followed() {
+                link.ask(request).await
+            } else {
+                exchange(&link.connection, request, body).await
+            }
+        };
         match tokio::time::timeout_at(started + timeout, exchange).await {
             Err(_) => Err(CallError::Timeout { node: node.clone(), after: timeout }),
             Ok(Err(source)) => Err(CallError::Lost { node: node.clone(), source }),
-            Ok(Ok(frame)) => {
-                codec::decode(&frame).map_err(|source| CallError::Malformed { node: node.clone(), source })
-            }
+            Ok(Ok(reply)) => reply.map_err(|source| CallError::Malformed { node: node.clone(), source }),
         }
     }
 
@@ -139,13 +152,16 @@ impl Client {
         node: &NodeAddr,
         request: &Request,
     ) -> Result<(FrameWriter, FrameReader), CallError> {
-        let connection = self.connection(node, Self::CONNECT_TIMEOUT).await?;
-        begin(&connection, request).await.map_err(|source| CallError::Lost { node: node.clone(), source })
+        let link = self.link(node, Self::CONNECT_TIMEOUT).await?;
+        begin(&link.connection, request).await.map_err(|source| CallError::Lost { node: node.clone(), source })
     }
 
-    async fn connection(&self, node: &NodeAddr, timeout: Duration) -> Result<Connection, CallError> {
+    async fn link(&self, node: &NodeAddr, timeout: Duration) -> Result<Arc<Link>, CallError> {
         let slot = self.slot(node);
-        let connect = slot.get_or_try_init(|| self.inner.endpoint.connect(node, Protocol::Client));
+        let connect = slot.get_or_try_init(|| async {
+            let connection = self.inner.endpoint.connect(node, Protocol::Client).await?;
+            Ok::<_, ConnectError>(Arc::new(Link { connection, idle: Mutex::default() }))
+        });
         match tokio::time::timeout(timeout, connect).await {
             Ok(connected) => Ok(connected?.clone()),
             Err(_) => Err(ConnectError::Timeout { node: node.clone(), after: timeout }.into()),
@@ -164,7 +180,7 @@ impl Client {
     }
 
     /// The place of the node's connection: the one in use, or a new one if that has ended.
-    fn slot(&self, node: &NodeAddr) -> Arc<OnceCell<Connection>> {
+    fn slot(&self, node: &NodeAddr) -> Slot {
         let mut connections = self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = connections.entry(node.clone()).or_default();
         if is_of_no_use(slot) {
@@ -175,11 +191,47 @@ impl Client {
 }
 
 /// Whether the connection is gone, or another is to be asked. What was asked on it goes on.
-fn is_of_no_use(slot: &OnceCell<Connection>) -> bool {
-    slot.get().is_some_and(|connection| connection.is_closed() || connection.was_told_to_go_away())
+fn is_of_no_use(slot: &OnceCell<Arc<Link>>) -> bool {
+    slot.get().is_some_and(|link| link.connection.is_closed() || link.connection.was_told_to_go_away())
 }
 
-async fn exchange(connection: &Connection, request: &Request, body: &Bytes) -> Result<Bytes, FrameError> {
+impl Link {
+    /// Streams that are kept; others are closed.
+    const MAX_IDLE_STREAMS: usize = 256;
+
+    /// Asks on a stream that others may ask on later.
+    async fn ask(&self, request: &Request) -> Result<Result<Reply, DecodeError>, FrameError> {
+        let idle = self.idle().pop();
+        let (writer, mut reader) = match idle {
+            Some((mut writer, reader)) => {
+                writer.write(&codec::encode(request)).await?;
+                (writer, reader)
+            }
+            None => begin(&self.connection, request).await?,
+        };
+        let frame = reader.next().await?.ok_or(FrameError::Finished)?;
+        let reply = codec::decode(&frame);
+        // A node that has too much to do ends the stream.
+        if matches!(&reply, Ok(reply) if !matches!(reply, Reply::Failed(RequestError::Overloaded))) {
+            reader.dealt_with();
+            let mut idle = self.idle();
+            if idle.len() < Self::MAX_IDLE_STREAMS {
+                idle.push((writer, reader));
+            }
+        }
+        Ok(reply)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(FrameWriter, FrameReader)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn exchange(
+    connection: &Connection,
+    request: &Request,
+    body: &Bytes,
+) -> Result<Result<Reply, DecodeError>, FrameError> {
     let (mut writer, mut reader) = begin(connection, request).await?;
     for chunk in body.chunks(BODY_CHUNK_BYTES) {
         match writer.write(chunk).await {
@@ -190,7 +242,7 @@ async fn exchange(connection: &Connection, request: &Request, body: &Bytes) -> R
         }
     }
     writer.finish();
-    reader.next().await?.ok_or(FrameError::Finished)
+    reader.next().await?.ok_or(FrameError::Finished).map(|frame| codec::decode(&frame))
 }
 
 async fn begin(connection: &Connection, request: &Request) -> Result<(FrameWriter, FrameReader), FrameError> {

@@ -112,17 +112,16 @@ impl Listener {
             };
             let Ok((send, recv)) = accepted else { return };
             let (listener, identity, quota) = (self.clone(), identity.clone(), Arc::clone(&quota));
-            let request = self.doors.request();
             tokio::spawn(async move {
-                let _request = request;
-                if let Err(error) = listener.serve_request(&identity, &quota, send, recv).await {
+                if let Err(error) = listener.serve_stream(&identity, &quota, send, recv).await {
                     tracing::debug!(client = %identity, %error, "a request ended early");
                 }
             });
         }
     }
 
-    async fn serve_request(
+    /// Answers what comes on a stream, one request after the other: to open one for each costs more than to answer it.
+    async fn serve_stream(
         &self,
         identity: &Role,
         quota: &Arc<Quota>,
@@ -131,36 +130,46 @@ impl Listener {
     ) -> Result<(), FrameError> {
         let mut reader = FrameReader::new(recv, MAX_REQUEST_FRAME_BYTES).charged_to(quota.bytes());
         let mut writer = FrameWriter::new(send, MAX_FRAME_BYTES);
-        let turn = quota.turn();
-        let frame = match reader.next().await {
-            Ok(Some(frame)) if turn.is_some() => frame,
-            Ok(None) => return Ok(()),
-            Ok(Some(_)) | Err(FrameError::OverBudget) => {
+        loop {
+            let frame = match reader.next().await {
+                Ok(Some(frame)) => Some(frame),
+                Ok(None) => return Ok(()),
+                Err(FrameError::OverBudget) => None,
+                Err(error) => return Err(error),
+            };
+            let _request = self.doors.request();
+            let (Some(frame), Some(_turn)) = (frame, quota.turn()) else {
                 writer.write(&codec::encode(&Reply::Failed(RequestError::Overloaded))).await?;
                 writer.finish();
                 return Ok(());
+            };
+            let (reply, is_last) = match codec::decode::<Request>(&frame) {
+                Ok(Request::Session { peer, start }) => {
+                    return self.serve_session((identity, quota.bytes()), peer, start, reader, writer).await;
+                }
+                Ok(request) => {
+                    let is_last = !request.may_be_followed();
+                    (self.answer(identity, request, &mut reader).await?, is_last)
+                }
+                Err(error) => (Reply::Failed(RequestError::Invalid { reason: error.to_string() }), true),
+            };
+            drop(frame);
+            let mut encoded = bounded(&reply);
+            let mut charge = quota.bytes().charge();
+            if !charge.add(encoded.len()) {
+                // The client does not read what it has asked for.
+                let error =
+                    if matches!(reply, Reply::Written { .. }) { RequestError::Unknown } else { RequestError::TooMuch };
+                encoded = codec::encode(&Reply::Failed(error));
             }
-            Err(error) => return Err(error),
-        };
-        let reply = match codec::decode::<Request>(&frame) {
-            Ok(Request::Session { peer, start }) => {
-                return self.serve_session((identity, quota.bytes()), peer, start, reader, writer).await;
+            drop(reply);
+            writer.write(&encoded).await?;
+            if is_last {
+                writer.finish();
+                return Ok(());
             }
-            Ok(request) => self.answer(identity, request, &mut reader).await?,
-            Err(error) => Reply::Failed(RequestError::Invalid { reason: error.to_string() }),
-        };
-        let mut encoded = bounded(&reply);
-        let mut charge = quota.bytes().charge();
-        if !charge.add(encoded.len()) {
-            // The client does not read what it has asked for.
-            let error =
-                if matches!(reply, Reply::Written { .. }) { RequestError::Unknown } else { RequestError::TooMuch };
-            encoded = codec::encode(&Reply::Failed(error));
+            reader.dealt_with();
         }
-        drop(reply);
-        writer.write(&encoded).await?;
-        writer.finish();
-        Ok(())
     }
 
     async fn serve_session(

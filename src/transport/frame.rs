@@ -118,6 +118,10 @@ impl FrameReader {
 
     /// The frames so far are not held any more.
     pub fn dealt_with(&mut self) {
+        if self.buffer.is_empty() {
+            // It may be the rest of a large piece of memory.
+            self.buffer = BytesMut::new();
+        }
         self.charge.iter_mut().for_each(Charge::clear);
     }
 

@@ -60,8 +60,10 @@ impl Zraft {
         };
         let nodes = addresses.iter().map(start).collect();
         let peers: Vec<_> = addresses.iter().map(|address| format!("kv@{address}")).collect();
-        let create: Vec<_> = ["create", "kv"].into_iter().chain(peers.iter().map(String::as_str)).collect();
-        until_some("starting zraft", || zraft(&create).ok());
+        let mut create = vec!["create", "--backend", "kv"];
+        create.extend(peers.iter().map(String::as_str));
+        // Until all nodes answer.
+        until_some("creating a cluster of zraft", || zraft(&create).ok());
         let credentials = Credentials::load(&TlsFiles::in_folder(&certs, "admin")).expect("they were just made");
         Self { nodes, credentials, peers: peers.iter().map(|peer| peer.parse().expect("a peer")).collect() }
     }
