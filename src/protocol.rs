@@ -6,6 +6,7 @@
 mod fault;
 mod membership;
 mod session;
+mod status;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ pub use session::{
     MAX_SESSION_TIMEOUT_MS, MAX_TRIGGERS, MAX_WATCHED_BYTES, MIN_SESSION_TIMEOUT_MS, SessionEnd, SessionEvent,
     SessionRefusal, SessionRequest, SessionSecret, SessionStart, TriggerId, TriggerReason,
 };
+pub use status::{FollowerStatus, MachineStatus, Sending};
 
 use crate::access::{AccessControl, AccessDenied, AccessList, AccessRefusal};
 use crate::settings::Settings;
@@ -376,6 +378,12 @@ pub struct PeerStatus {
     pub leader: Option<PeerId>,
     /// The cluster's peers, as it knows them.
     pub members: Vec<PeerId>,
+    /// The peers that a change under way brings: those that still learn, or vote for the first time.
+    pub joining: Vec<PeerId>,
+    /// The peers that a change under way lets go.
+    pub leaving: Vec<PeerId>,
+    /// All others, as a leader sees them; empty on who does not lead.
+    pub followers: Vec<FollowerStatus>,
     /// The last entry of its log.
     pub last: Index,
     /// The first entry its log still holds.
@@ -388,12 +396,20 @@ pub struct PeerStatus {
     pub chain: Digest,
     /// The last entry its snapshot covers; zero without one.
     pub snapshot: Index,
+    /// The time of that entry, in milliseconds since the Unix epoch: the snapshot's state is as old as this.
+    pub snapshot_time_ms: Option<u64>,
+    /// What the snapshot takes, in bytes; none without one, and while the machine is being restored from one.
+    pub snapshot_bytes: Option<u64>,
+    /// The triggers that are armed here; only a leader has any.
+    pub triggers: u64,
     /// The sessions that are open.
     pub sessions: u64,
     /// The snapshot that it is being sent.
     pub receiving: Option<SnapshotProgress>,
     /// The snapshots that it sends, and to whom.
     pub sending: Vec<(PeerId, SnapshotProgress)>,
+    /// Messages that have come since the node was started and that no correct peer sends; its log tells which.
+    pub refused: u64,
     /// Set while the peer's state is not the majority's and is being replaced: the entry where that was found.
     pub quarantine: Option<Index>,
     /// Set when the peer has stopped: why.

@@ -1,6 +1,7 @@
 //! `zraft create` and `zraft status`.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use clap::Args;
@@ -10,11 +11,11 @@ use crate::access::AccessList;
 use crate::cli::access::{DefaultAccess, Grant};
 use crate::cli::connect::Identity;
 use crate::cli::output::{Failure, Output};
-use crate::cli::runtime;
+use crate::cli::{runtime, units};
 use crate::client::{Created, NewCluster};
-use crate::protocol::{NodeStatus, PeerStatus, SnapshotProgress};
+use crate::protocol::{FollowerStatus, NodeStatus, PeerStatus, SnapshotProgress};
 use crate::settings::Settings;
-use crate::types::{NodeAddr, ParseError, PeerId};
+use crate::types::{Digest, Index, NodeAddr, ParseError, PeerId};
 
 /// The key-value backend that comes with zraft: `--backend kv`.
 pub(super) const BUNDLED_KV: &[u8] = include_bytes!("../../guests/dist/kv.wasm");
@@ -139,7 +140,7 @@ impl Status {
                                 return Err(Failure::absent(format!("there is no peer '{name}' on {}", target.node)));
                             }
                         }
-                        output.result(as_text(&status), &as_json(&status));
+                        output.result(as_text(&status, SystemTime::now()), &as_json(&status));
                     }
                     Err(error) => {
                         output.say(format_args!("node {}: {error}", target.node));
@@ -152,7 +153,7 @@ impl Status {
     }
 }
 
-fn as_text(status: &NodeStatus) -> String {
+fn as_text(status: &NodeStatus, now: SystemTime) -> String {
     let mut text = format!("node {}, zraft {}, engine {}", status.node, status.version, status.engine);
     if status.is_disk_full {
         text.push_str("\n  DISK FULL: writes are refused until there is room");
@@ -161,17 +162,16 @@ fn as_text(status: &NodeStatus) -> String {
         text.push_str("\n  no peers");
     }
     for peer in &status.peers {
-        text.push_str(&peer_as_text(peer));
+        text.push_str(&peer_as_text(peer, now));
     }
     text
 }
 
-fn peer_as_text(peer: &PeerStatus) -> String {
+fn peer_as_text(peer: &PeerStatus, now: SystemTime) -> String {
     let leader = peer.leader.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
-    let members: Vec<_> = peer.members.iter().map(ToString::to_string).collect();
     let mut text = format!(
-        "\n  {}  {}  term {}  leader {leader}\n    log {}..{}  committed {}  applied {}  snapshot {}  sessions {}\n    \
-         chain {}\n    cluster {}  members {}\n    backend {}",
+        "\n  {}  {}  term {}  leader {leader}\n    log {}..{}  committed {}  applied {}  chain {}\n    {}\n    \
+         sessions {}  triggers {}\n    cluster {}  members{}",
         peer.peer,
         peer.role,
         peer.term,
@@ -179,18 +179,33 @@ fn peer_as_text(peer: &PeerStatus) -> String {
         peer.last,
         peer.commit,
         peer.applied,
-        peer.snapshot,
+        shortened(peer.chain),
+        snapshot_as_text(peer, now),
         peer.sessions,
-        peer.chain,
+        peer.triggers,
         peer.cluster,
-        members.join(" "),
-        peer.component,
+        names(&peer.members),
     );
+    for (what, peers) in [("joining", &peer.joining), ("leaving", &peer.leaving)] {
+        if !peers.is_empty() {
+            text.push_str(&format!("  {what}{}", names(peers)));
+        }
+    }
+    text.push_str(&format!("\n    backend {}", peer.component));
+    for follower in &peer.followers {
+        text.push_str(&follower_as_text(follower));
+    }
     if let Some(progress) = &peer.receiving {
         text.push_str(&format!("\n    receives {}", progress_as_text(progress)));
     }
     for (to, progress) in &peer.sending {
         text.push_str(&format!("\n    sends {to} {}", progress_as_text(progress)));
+    }
+    if peer.refused > 0 {
+        text.push_str(&format!(
+            "\n    has REFUSED {} messages that no correct peer sends; see the node's log",
+            peer.refused
+        ));
     }
     if let Some(at) = peer.quarantine {
         text.push_str(&format!(
@@ -213,6 +228,40 @@ fn progress_as_text(progress: &SnapshotProgress) -> String {
     text
 }
 
+/// The first bytes of a hash chain: enough to see by eye whether two are equal.
+fn shortened(chain: Digest) -> String {
+    format!("{}…", &chain.to_string()[..16])
+}
+
+fn names(peers: &[PeerId]) -> String {
+    peers.iter().map(|peer| format!(" {peer}")).collect()
+}
+
+fn snapshot_as_text(peer: &PeerStatus, now: SystemTime) -> String {
+    if peer.snapshot == Index::ZERO {
+        return "no snapshot".to_owned();
+    }
+    let size = peer.snapshot_bytes.map_or_else(|| "being restored".to_owned(), units::size);
+    let since = peer.snapshot_time_ms.map(|ms| units::age(UNIX_EPOCH + Duration::from_millis(ms), now));
+    format!("snapshot at {}, {size}, {}", peer.snapshot, since.unwrap_or_default())
+}
+
+fn follower_as_text(follower: &FollowerStatus) -> String {
+    let FollowerStatus { peer, matched, behind, sending, machine } = follower;
+    let mut text = format!("\n    follower {peer}  has {matched}, {behind} behind  {sending}");
+    match machine {
+        None => text.push_str("  not heard of its machine"),
+        Some(machine) => {
+            text.push_str(&format!("  applied {}", machine.applied));
+            match machine.differs {
+                None => text.push_str(&format!(", agrees at {}", machine.agrees)),
+                Some(at) => text.push_str(&format!(", DIFFERS from entry {at} on")),
+            }
+        }
+    }
+    text
+}
+
 fn progress_as_json(progress: &SnapshotProgress) -> Value {
     let SnapshotProgress { index, began_at_bytes, done_bytes, total_bytes } = progress;
     json!({
@@ -220,6 +269,19 @@ fn progress_as_json(progress: &SnapshotProgress) -> Value {
         "began_at_bytes": began_at_bytes,
         "done_bytes": done_bytes,
         "total_bytes": total_bytes,
+    })
+}
+
+fn follower_as_json(follower: &FollowerStatus) -> Value {
+    let FollowerStatus { peer, matched, behind, sending, machine } = follower;
+    json!({
+        "peer": peer.to_string(),
+        "matched": matched.0,
+        "behind": behind,
+        "sending": sending.to_string(),
+        "applied": machine.map(|machine| machine.applied.0),
+        "agrees": machine.map(|machine| machine.agrees.0),
+        "differs": machine.and_then(|machine| machine.differs).map(|index| index.0),
     })
 }
 
@@ -237,11 +299,17 @@ fn as_json(status: &NodeStatus) -> Value {
                 "term": peer.term.0,
                 "leader": peer.leader.as_ref().map(ToString::to_string),
                 "members": peer.members.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "joining": peer.joining.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "leaving": peer.leaving.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "followers": peer.followers.iter().map(follower_as_json).collect::<Vec<_>>(),
                 "first": peer.first.0,
                 "last": peer.last.0,
                 "committed": peer.commit.0,
                 "applied": peer.applied.0,
                 "snapshot": peer.snapshot.0,
+                "snapshot_time_ms": peer.snapshot_time_ms,
+                "snapshot_bytes": peer.snapshot_bytes,
+                "triggers": peer.triggers,
                 "sessions": peer.sessions,
                 "chain": peer.chain.to_string(),
                 "receiving": peer.receiving.as_ref().map(progress_as_json),
@@ -250,6 +318,7 @@ fn as_json(status: &NodeStatus) -> Value {
                     .iter()
                     .map(|(to, progress)| json!({ "to": to.to_string(), "progress": progress_as_json(progress) }))
                     .collect::<Vec<_>>(),
+                "refused": peer.refused,
                 "quarantine": peer.quarantine.map(|index| index.0),
                 "stopped": peer.stopped,
             })

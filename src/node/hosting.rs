@@ -13,8 +13,10 @@ use crate::node::lifecycle::PeerRecord;
 use crate::node::members::ChangeUnderWay;
 use crate::node::standing::Company;
 use crate::node::transfer::WaitingTransfer;
-use crate::protocol::{NodeStatus, PeerFailure, PeerStatus, RequestError, SnapshotProgress};
-use crate::raft::{Restored, WriteToken};
+use crate::protocol::{
+    FollowerStatus, Membership, NodeStatus, PeerFailure, PeerStatus, RequestError, Sending, SnapshotProgress,
+};
+use crate::raft::{self, FollowerState, Restored, WriteToken};
 use crate::replica::Replica;
 use crate::types::{Incarnation, LogPosition, PeerId};
 use crate::wasm;
@@ -188,8 +190,7 @@ impl HostedPeer {
     fn status(&self, incarnation: Incarnation, courier: &Courier) -> PeerStatus {
         let raft = self.replica.raft().status();
         let (applied, chain) = self.replica.machine();
-        let mut members: Vec<_> = self.replica.raft().configuration().voters.values().cloned().collect();
-        members.sort();
+        let Membership { peers: members, joining, leaving, .. } = self.membership();
         PeerStatus {
             peer: self.record.peer.clone(),
             incarnation,
@@ -199,15 +200,22 @@ impl HostedPeer {
             term: raft.term,
             leader: self.replica.leader(),
             members,
+            joining,
+            leaving,
+            followers: self.followers(&raft),
             last: raft.last.index,
             first: raft.first,
             commit: raft.commit,
             applied,
             chain: chain.0,
             snapshot: raft.snapshot.index,
+            snapshot_time_ms: self.replica.raft().snapshot().map(|meta| meta.time_ms),
+            snapshot_bytes: self.replica.snapshot_bytes(),
+            triggers: self.replica.trigger_count() as u64,
             sessions: self.replica.session_count() as u64,
             receiving: courier.received_by(incarnation),
             sending: self.named(courier.sent_by(incarnation)),
+            refused: raft.refused,
             quarantine: self.replica.quarantine(),
             stopped: self.stopped.clone(),
         }
@@ -217,5 +225,26 @@ impl HostedPeer {
     fn named(&self, sent: Vec<(Incarnation, SnapshotProgress)>) -> Vec<(PeerId, SnapshotProgress)> {
         let named = |(to, progress)| Some((self.replica.raft().address(to)?.clone(), progress));
         sent.into_iter().filter_map(named).collect()
+    }
+
+    /// The others, as this peer sees them if it leads. One that has just left has no name any more.
+    fn followers(&self, raft: &raft::Status) -> Vec<FollowerStatus> {
+        let status = |follower: &raft::FollowerStatus| {
+            Some(FollowerStatus {
+                peer: self.replica.raft().address(follower.id)?.clone(),
+                matched: follower.matched,
+                behind: raft.last.index.0.saturating_sub(follower.matched.0),
+                sending: match follower.state {
+                    FollowerState::Probe => Sending::Probe,
+                    FollowerState::Replicate => Sending::Replicate,
+                    FollowerState::Snapshot => Sending::Snapshot,
+                },
+                machine: self.replica.machine_of(follower.id),
+            })
+        };
+        let others = raft.followers.iter().filter(|follower| follower.id != raft.id);
+        let mut followers: Vec<_> = others.filter_map(status).collect();
+        followers.sort_by(|one, other| one.peer.cmp(&other.peer));
+        followers
     }
 }

@@ -67,7 +67,7 @@ impl ChangeUnderWay {
 }
 
 impl HostedPeer {
-    fn membership(&self) -> Membership {
+    pub(super) fn membership(&self) -> Membership {
         let raft = self.replica.raft();
         let Configuration { voters, outgoing, learners, leaving } = raft.configuration();
         let without = |all: &BTreeMap<Incarnation, PeerId>, others: &BTreeMap<Incarnation, PeerId>| -> Vec<PeerId> {

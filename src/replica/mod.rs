@@ -590,6 +590,18 @@ impl Replica {
         &self.raft
     }
 
+    /// How many triggers are armed here. Only a leader has any.
+    #[must_use]
+    pub fn trigger_count(&self) -> usize {
+        self.triggers.total()
+    }
+
+    /// What the latest snapshot takes, in bytes; none without one, and while the machine is being restored from one.
+    #[must_use]
+    pub fn snapshot_bytes(&self) -> Option<u64> {
+        self.snapshots.size_bytes().filter(|_| self.raft.snapshot().is_some())
+    }
+
     /// The last entry that the machine has reported applied, and its hash chain there; zeros before its first report.
     #[must_use]
     pub fn machine(&self) -> (Index, HashChain) {

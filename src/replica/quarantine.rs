@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::machine::HashChain;
-use crate::protocol::RequestError;
+use crate::protocol::{MachineStatus, RequestError};
 use crate::raft::{Envelope, Message};
 use crate::replica::chains::Chains;
 use crate::replica::{Answer, Asker, Replica};
@@ -146,6 +146,14 @@ impl Replica {
     pub(super) fn differs(&self, other: Incarnation) -> bool {
         let standing = self.sides.tally.get(&other).filter(|_| self.sides.term == self.raft.term());
         standing.is_some_and(|standing| standing.differs.is_some())
+    }
+
+    /// What another replica has told this leader of its machine, in this term.
+    #[must_use]
+    pub fn machine_of(&self, other: Incarnation) -> Option<MachineStatus> {
+        let is_current = self.raft.is_leader() && self.sides.term == self.raft.term();
+        let Standing { applied, agrees, differs, .. } = self.sides.tally.get(&other).filter(|_| is_current)?;
+        Some(MachineStatus { applied: *applied, agrees: *agrees, differs: *differs })
     }
 
     /// Where the majority is.

@@ -81,6 +81,11 @@ impl Snapshots {
         self.size_bytes = Some(size_bytes);
     }
 
+    /// What the latest durable one takes; none while the machine is being restored from one.
+    pub(super) fn size_bytes(&self) -> Option<u64> {
+        self.size_bytes
+    }
+
     /// What is being written does not count any more.
     pub(super) fn void(&mut self) {
         self.writing.iter_mut().for_each(|writing| writing.is_void = true);

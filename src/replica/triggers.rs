@@ -74,6 +74,11 @@ impl Triggers {
         self.by_key.clear();
     }
 
+    /// How many triggers all streams have armed.
+    pub(super) fn total(&self) -> usize {
+        self.armed.len()
+    }
+
     /// How many triggers a stream has armed.
     pub(super) fn count(&self, link: LinkId) -> usize {
         self.armed.range((link, TriggerId(0))..=(link, TriggerId(u64::MAX))).count()

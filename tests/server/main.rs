@@ -24,5 +24,6 @@ mod membership;
 mod poison;
 mod security;
 mod sessions;
+mod status;
 mod stopped;
 mod tour;
