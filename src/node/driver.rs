@@ -23,6 +23,7 @@ use crate::node::frames::{ClusterSpec, NodeFrame, PeerFrame, StandingFrame};
 use crate::node::guests::{GuestThreads, Guests};
 use crate::node::host::{HostEvent, HostJob};
 use crate::node::hosting::{HostedPeer, Starting};
+use crate::node::journey::{Asker, Journey, Journeys};
 use crate::node::lifecycle::{PeerRecord, Reservations};
 use crate::node::links::{ClientLink, LinkSender};
 use crate::node::members::{Plan, PlannedChange};
@@ -52,7 +53,14 @@ pub(super) enum Event {
     /// A question or an answer about whether a peer still belongs to its cluster, from another node.
     Standing { from: NodeAddr, frame: StandingFrame },
     /// A client wants to write.
-    Write { peer: String, client: Option<String>, data: Bytes, timeout_ms: u64, reply: oneshot::Sender<Reply> },
+    Write {
+        peer: String,
+        client: Option<String>,
+        data: Bytes,
+        timeout_ms: u64,
+        journey: Option<Box<Journey>>,
+        reply: oneshot::Sender<Reply>,
+    },
     /// A client wants to read.
     Query { peer: String, client: Option<String>, request: Bytes, timeout_ms: u64, reply: oneshot::Sender<Reply> },
     /// Somebody wants to know who may do what on a cluster, or whether he may change it.
@@ -62,7 +70,7 @@ pub(super) enum Event {
     /// A client wants to use a session. Answered with the stream's name, unless it was refused on the stream.
     Attach { peer: String, identity: String, start: SessionStart, sender: LinkSender, reply: oneshot::Sender<LinkId> },
     /// A client asks something on its session's stream.
-    Ask { link: LinkId, request: SessionRequest },
+    Ask { link: LinkId, request: SessionRequest, journey: Option<Box<Journey>> },
     /// A client's stream carries what it must not.
     EndLink { link: LinkId, error: RequestError },
     /// A client's stream has ended.
@@ -149,6 +157,8 @@ pub(super) struct Driver {
     pub(super) reservations: Reservations,
     waiting: HashMap<Ticket, WaitingClient>,
     next_ticket: u64,
+    /// The writes that are followed.
+    pub(super) journeys: Journeys,
     /// The streams of sessions.
     pub(super) links: HashMap<LinkId, ClientLink>,
     pub(super) next_link: u64,
@@ -198,6 +208,7 @@ impl Driver {
             reservations: Reservations::default(),
             waiting: HashMap::new(),
             next_ticket: 0,
+            journeys: Journeys::default(),
             links: HashMap::new(),
             next_link: 0,
             touched: BTreeSet::new(),
@@ -289,11 +300,11 @@ impl Driver {
         match event {
             Event::Peer { from, frame } => self.step(&from, frame),
             Event::Standing { from, frame } => self.standing(&from, frame),
-            Event::Write { peer, client, data, timeout_ms, reply } => {
+            Event::Write { peer, client, data, timeout_ms, journey, reply } => {
                 let needs = client.clone().map(|client| (client, Access::Write));
                 let command =
                     client.map_or(Command::Write { data: data.clone() }, |client| Command::WriteBy { client, data });
-                self.write(&peer, (needs, Asked::Write), &command, timeout_ms, reply);
+                self.write(&peer, (needs, Asked::Write), &command, timeout_ms, journey, reply);
             }
             Event::Query { peer, client, request, timeout_ms, reply } => {
                 let deadline_ms = self.now().monotonic_ms + timeout_ms;
@@ -305,7 +316,7 @@ impl Driver {
             Event::SetAccess { peer, set: SetAccess { by, expected, list }, timeout_ms, reply } => {
                 let needs = by.clone().map(|client| (client, Access::Admin));
                 let command = Command::SetAccess { by, expected, list };
-                self.write(&peer, (needs, Asked::SetAccess), &command, timeout_ms, reply);
+                self.write(&peer, (needs, Asked::SetAccess), &command, timeout_ms, None, reply);
             }
             Event::Attach { peer, identity, start, sender, reply } => {
                 if let Some(link) = self.attach(&peer, &identity, start, sender) {
@@ -313,7 +324,7 @@ impl Driver {
                     let _ = reply.send(link);
                 }
             }
-            Event::Ask { link, request } => self.ask(link, request),
+            Event::Ask { link, request, journey } => self.ask(link, request, journey),
             Event::EndLink { link, error } => self.end_link(link, error),
             Event::Detach { link } => self.detach(link),
             Event::Status { reply } => drop(reply.send(self.status())),
@@ -354,6 +365,7 @@ impl Driver {
         (needs, asked): (Option<(String, Access)>, Asked),
         command: &Command,
         timeout_ms: u64,
+        journey: Option<Box<Journey>>,
         reply: oneshot::Sender<Reply>,
     ) {
         let denied = needs.and_then(|(client, needed)| self.denied(name, &client, needed));
@@ -365,6 +377,8 @@ impl Driver {
         let deadline_ms = self.now().monotonic_ms + timeout_ms;
         if let Some((ticket, peer)) = self.admit(name, asked, reply) {
             peer.replica.write(ticket, command.encode(), deadline_ms);
+            let peer = peer.replica.raft().id();
+            self.journeys.add(peer, Asker::Client(ticket), journey);
         }
     }
 
@@ -534,10 +548,12 @@ impl Driver {
             client.give_up(error.clone());
         }
         self.end_links(incarnation, error);
+        self.journeys.forget_peer(incarnation);
     }
 
     fn answer(&mut self, Answer { ticket, result }: Answer) {
         let Some(client) = self.waiting.remove(&ticket) else { return };
+        self.journeys.end(client.peer, Asker::Client(ticket), result.as_ref().map(|(index, _)| *index));
         let access = self.peers.get(&client.peer).map(|peer| peer.replica.access());
         let reply = result.map_or_else(Reply::Failed, |(index, reply)| match client.asked {
             Asked::Write => Reply::Written { index, reply },
@@ -567,6 +583,7 @@ impl Driver {
             let leader = peer.replica.leader().map(|leader| leader.to_string());
             tracing::info!(peer = %peer.record.peer, role = %status.role, term = %status.term, leader, "role or leader changed");
         }
+        self.journeys.follow(incarnation, &peer.replica);
         for message in messages {
             Self::send(&mut self.parts.network, peer, message, is_disk_full);
         }

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::access::{self, Access};
 use crate::codec;
 use crate::node::driver::{Driver, Event};
+use crate::node::journey::{Asker, Journey};
 use crate::protocol::{
     CommandError, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_TRIGGERS, RequestError, SessionEvent, SessionRequest,
     SessionStart,
@@ -95,7 +96,7 @@ fn encode(event: SessionEvent) -> Bytes {
 
 /// Serves a session's stream until one side has had enough of it.
 pub(super) async fn serve(
-    link: LinkId,
+    (link, identity): (LinkId, &str),
     events: mpsc::Sender<Event>,
     receiver: LinkReceiver,
     mut reader: FrameReader,
@@ -103,7 +104,7 @@ pub(super) async fn serve(
 ) -> Result<(), FrameError> {
     let overflown = Arc::clone(&receiver.waiting);
     let result = tokio::select! {
-        read = read(link, &events, &mut reader) => read,
+        read = read((link, identity), &events, &mut reader) => read,
         written = receiver.write_to(&mut writer) => written.map(|()| writer.finish()),
         () = overflown.overflown.notified() => {
             writer.reset(NOT_READ);
@@ -116,13 +117,17 @@ pub(super) async fn serve(
 }
 
 /// Brings a client's frames to the loop.
-async fn read(link: LinkId, events: &mpsc::Sender<Event>, reader: &mut FrameReader) -> Result<(), FrameError> {
+async fn read(
+    (link, identity): (LinkId, &str),
+    events: &mpsc::Sender<Event>,
+    reader: &mut FrameReader,
+) -> Result<(), FrameError> {
     while let Some(frame) = reader.next().await? {
         // What a session asks has bounds of its own.
         reader.dealt_with();
         let event = match codec::decode::<SessionRequest>(&frame) {
             Ok(request) => match check(&request) {
-                Ok(()) => Event::Ask { link, request },
+                Ok(()) => Event::Ask { link, journey: begin(identity, link, &request), request },
                 Err(reason) => Event::EndLink { link, error: RequestError::Invalid { reason } },
             },
             Err(error) => Event::EndLink { link, error: RequestError::Invalid { reason: error.to_string() } },
@@ -132,6 +137,12 @@ async fn read(link: LinkId, events: &mpsc::Sender<Event>, reader: &mut FrameRead
         }
     }
     Ok(())
+}
+
+/// A session's write is followed.
+fn begin(identity: &str, link: LinkId, request: &SessionRequest) -> Option<Box<Journey>> {
+    let SessionRequest::Write { seq, data, .. } = request else { return None };
+    Journey::begin(&identity, &format_args!("write {seq} of the session on stream {}", link.0), data)
 }
 
 fn check(request: &SessionRequest) -> Result<(), String> {
@@ -203,12 +214,14 @@ impl Driver {
     }
 
     /// A client asks something on its session's stream.
-    pub(super) fn ask(&mut self, link: LinkId, request: SessionRequest) {
+    pub(super) fn ask(&mut self, link: LinkId, request: SessionRequest, journey: Option<Box<Journey>>) {
         let Some(ClientLink { peer, .. }) = self.links.get(&link) else { return };
         let (peer, now) = (*peer, self.now());
-        let is_write = matches!(request, SessionRequest::Write { .. });
-        if let Some(nodes) = self.shortage_at(peer).filter(|_| is_write) {
-            return self.end_link(link, RequestError::DiskFull { nodes });
+        if let SessionRequest::Write { seq, .. } = &request {
+            if let Some(nodes) = self.shortage_at(peer) {
+                return self.end_link(link, RequestError::DiskFull { nodes });
+            }
+            self.journeys.add(peer, Asker::Session(link, *seq), journey);
         }
         if let Some(peer) = self.running(peer) {
             peer.replica.ask(link, request, now);
@@ -225,6 +238,7 @@ impl Driver {
 
     /// A stream has ended.
     pub(super) fn detach(&mut self, link: LinkId) {
+        self.journeys.forget_link(link);
         let Some(ClientLink { peer, .. }) = self.links.remove(&link) else { return };
         if let Some(peer) = self.running(peer) {
             peer.replica.detach(link);
@@ -234,10 +248,15 @@ impl Driver {
     /// Sends what a replica says on a stream.
     pub(super) fn tell(&mut self, link: LinkId, event: SessionEvent) {
         let Some(client) = self.links.get(&link) else { return };
+        if let SessionEvent::Written { seq, result } = &event {
+            let result = result.as_ref().map(|(index, _)| *index);
+            self.journeys.end(client.peer, Asker::Session(link, *seq), result);
+        }
         let is_last = matches!(event, SessionEvent::Ended(_) | SessionEvent::Detached(_));
         let is_sent = client.sender.send(event);
         if is_last {
             self.links.remove(&link);
+            self.journeys.forget_link(link);
         } else if !is_sent {
             tracing::debug!(link = link.0, "a session's client does not read; its stream is dropped");
             self.detach(link);

@@ -12,6 +12,7 @@ use crate::codec;
 use crate::node::departure::Doors;
 use crate::node::driver::{Event, SetAccess};
 use crate::node::frames::{BulkReply, BulkRequest, NodeFrame};
+use crate::node::journey::Journey;
 use crate::node::lifecycle::Lifecycle;
 use crate::node::links;
 use crate::node::network::CallError;
@@ -182,8 +183,9 @@ impl Listener {
     ) -> Result<(), FrameError> {
         let (sender, receiver) = links::channel(budget);
         let identity = identity.to_string();
-        match self.ask(|reply| Event::Attach { peer, identity, start, sender, reply }).await {
-            Ok(link) => links::serve(link, self.events.clone(), receiver, reader, writer).await,
+        let known = identity.clone();
+        match self.ask(|reply| Event::Attach { peer, identity: known, start, sender, reply }).await {
+            Ok(link) => links::serve((link, &identity), self.events.clone(), receiver, reader, writer).await,
             Err(_) => receiver.write_to(&mut writer).await.map(|()| writer.finish()),
         }
     }
@@ -199,7 +201,8 @@ impl Listener {
             }
             Request::Write { peer, data, timeout_ms } => {
                 let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
-                self.ask(|reply| Event::Write { peer, client, data, timeout_ms, reply }).await
+                let journey = Journey::begin(identity, &peer, &data);
+                self.ask(|reply| Event::Write { peer, client, data, timeout_ms, journey, reply }).await
             }
             Request::Query { peer, request, timeout_ms } => {
                 let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);

@@ -24,6 +24,7 @@ mod guests;
 mod host;
 mod hosting;
 mod inspect;
+mod journey;
 mod lifecycle;
 mod links;
 mod listener;

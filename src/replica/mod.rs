@@ -39,7 +39,7 @@ use crate::raft::{
     WriteToken,
 };
 use crate::settings::Settings;
-use crate::types::{Incarnation, Index, PeerId, SessionId};
+use crate::types::{Incarnation, Index, LogPosition, PeerId, SessionId};
 
 pub use judge::{Judgement, PeerMessage, Report, Rider};
 
@@ -588,6 +588,18 @@ impl Replica {
     #[must_use]
     pub fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    /// Where a client's write stands in the log, if it is proposed and waits.
+    #[must_use]
+    pub fn place_of_write(&self, ticket: Ticket) -> Option<LogPosition> {
+        self.writes.place_of(Waiter::Client(ticket))
+    }
+
+    /// The same of a session's write, by its stream and number.
+    #[must_use]
+    pub fn place_of_session_write(&self, link: LinkId, seq: u64) -> Option<LogPosition> {
+        self.writes.place_of(Waiter::Session(link, seq))
     }
 
     /// How many triggers are armed here. Only a leader has any.

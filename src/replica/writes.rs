@@ -136,6 +136,13 @@ impl Writes {
         }
     }
 
+    /// Where a write stands in the log, if it is proposed and waits.
+    pub(super) fn place_of(&self, waiter: Waiter) -> Option<LogPosition> {
+        // Who asks does so of the latest.
+        let found = self.proposed.iter().rev().find(|(_, proposed)| proposed.waiter == waiter);
+        found.map(|((index, term), _)| LogPosition::new(*term, *index))
+    }
+
     /// A snapshot has taken the place of the entries up to `index`: what became of writes there is not known.
     pub(super) fn skipped(&mut self, index: Index, settled: &mut Vec<Settled>) {
         let beyond = self.proposed.split_off(&(index.next(), Term::ZERO));

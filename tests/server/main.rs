@@ -18,6 +18,7 @@ mod harness;
 mod hostile;
 mod hostile_clients;
 mod idle;
+mod journey;
 mod lifecycle;
 mod load;
 mod membership;
