@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use zraft::client::{
-    KvCommand, KvExpected, KvReply, KvSession, LightSession, MembershipError, Session, SessionError, SessionOptions,
+    Kv, KvCommand, KvExpected, KvReply, KvSession, LightSession, MembershipError, Session, SessionError, SessionOptions,
 };
 use zraft::codec;
 use zraft::protocol::{ChangeRefusal, MAX_DATA_BYTES, RequestError};
@@ -334,6 +334,70 @@ fn a_change_whose_new_peer_does_not_catch_up_goes_on_until_it_is_withdrawn() {
         until_gone(&nodes, 1);
         admin.set_new_conf(&peers[0], &peers, &peers[..1], PATIENCE).await.unwrap();
     });
+}
+
+/// Nobody waits for the new peer: not the clients, and not a leader that takes over meanwhile.
+#[test]
+fn a_change_waits_for_a_peer_that_stands_still_and_for_a_new_leader_while_clients_write() {
+    let nodes = Nodes::start(4);
+    let peers = create_on(&nodes, 3);
+    runtime().block_on(async {
+        let admin = nodes.client();
+        let kv = Kv::new(LightSession::new(nodes.client(), peers[..3].to_vec()));
+        // It takes a while to send all this.
+        for number in 0..64 {
+            kv.put(format!("large {number}"), vec![b'x'; MAX_DATA_BYTES - 100]).await.unwrap();
+        }
+        let load = Load::start(&nodes, &peers[..3]).await;
+        let written = async || {
+            let entry = kv.get("count").await.unwrap();
+            entry.map_or(0, |entry| String::from_utf8(entry.value.to_vec()).unwrap().parse::<u64>().unwrap())
+        };
+        let until_more_is_written = async || {
+            let before = written().await;
+            let more = async {
+                while written().await < before + 10 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, more).await.expect("clients are served");
+        };
+        let (changing, all, old) = (nodes.client(), peers.clone(), peers[..3].to_vec());
+        let change = tokio::spawn(async move { changing.set_new_conf(&old[0], &all, &old, PATIENCE).await });
+        let joining = async {
+            while admin.get_conf(&peers[0], PATIENCE).await.unwrap().joining.is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, joining).await.expect("the new peer learns");
+        nodes.pause(3);
+        until_more_is_written().await;
+        let leader = leader_among(&nodes, &peers[..3]);
+        let status = nodes.status(&peers[leader]).unwrap();
+        assert_eq!((&status["joining"], &status["leaving"]), (&json!([peers[3].to_string()]), &json!([])), "{status}");
+        let followers = status["followers"].as_array().unwrap();
+        let learner = followers.iter().find(|follower| follower["peer"] == peers[3].to_string()).unwrap();
+        assert!(learner["behind"].as_u64().unwrap() > 0, "{status}");
+
+        nodes.pause(leader);
+        until_more_is_written().await;
+        let rest: Vec<_> = (0..3).filter(|number| *number != leader).map(|number| peers[number].clone()).collect();
+        let now = admin.get_conf(&rest[0], PATIENCE).await.unwrap();
+        assert_eq!((&now.joining[..], now.peers.len()), (&peers[3..], 3), "the next leader goes on with it");
+        nodes.resume(leader);
+        nodes.resume(3);
+        let done = async {
+            while !admin.get_conf(&rest[0], PATIENCE).await.is_ok_and(|now| now.is_stable() && now.peers.len() == 4) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, done).await.expect("the change goes through");
+        // Who has asked may have been told that the leader changed.
+        let _ = change.await.unwrap();
+        until_more_is_written().await;
+        assert!(load.end(&nodes, &peers).await > 0);
+    });
+    until_equal(&nodes, &peers);
 }
 
 /// The machine of the newcomer is the others': sessions and their ephemeral data come with the state.
