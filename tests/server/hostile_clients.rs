@@ -21,14 +21,14 @@ const MAX_BYTES: usize = 32 << 20;
 const MAX_GROWTH_BYTES: u64 = 640 << 20;
 
 /// The memory of a node that is in use, in bytes.
-fn memory(nodes: &Nodes, number: usize) -> u64 {
+pub fn memory(nodes: &Nodes, number: usize) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", nodes.process_id(number))).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
 /// Mallory, who has a client's certificate.
-struct Mallory {
+pub struct Mallory {
     endpoint: Endpoint,
 }
 
@@ -44,7 +44,7 @@ impl Mallory {
 }
 
 /// Has Mallory act on a node with a kv cluster, while Alice reads and writes. Tells how much the node has grown.
-fn while_alice_is_served<F: Future<Output = ()>>(act: impl FnOnce(Mallory, Arc<Nodes>) -> F) {
+pub fn while_alice_is_served<F: Future<Output = ()>>(act: impl FnOnce(Mallory, Arc<Nodes>) -> F) {
     let nodes = Nodes::start(1);
     nodes.create("kv", "kv", &[]);
     nodes.run_ok(&["cert", "client", "mallory"]);

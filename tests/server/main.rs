@@ -14,6 +14,7 @@ mod creation;
 mod departure;
 mod faults;
 mod full_disk;
+mod gaps;
 mod harness;
 mod hostile;
 mod hostile_clients;
