@@ -458,13 +458,14 @@ impl Driver {
         let now = self.now();
         let Some(peer) = self.running(frame.message.envelope.to) else { return };
         let sender = frame.message.envelope.from;
-        let is_genuine = peer.record.genesis.cluster == frame.cluster && peer.lives_on(sender, from);
+        let is_of_cluster = peer.record.genesis.cluster == frame.cluster;
+        let is_genuine = is_of_cluster && peer.listens_to(&frame.message.envelope, from);
         if is_genuine {
             peer.replica.step(frame.message, now);
             self.full_disks.told(from, frame.is_disk_full);
         } else {
             tracing::warn!(node = %from, cluster = %frame.cluster, peer = %sender,
-                "refused a message of a peer that lives on another node, or of another cluster");
+                "refused a message of a peer that lives on another node, has left, or is of another cluster");
         }
     }
 

@@ -30,6 +30,13 @@ pub(super) struct PeerFrame {
     pub(super) is_disk_full: bool,
 }
 
+impl PeerFrame {
+    /// Whether the message is good only with a file, and so comes with that in a transfer.
+    pub(super) fn needs_file(&self) -> bool {
+        matches!(self.message.envelope.message, crate::raft::Message::Snapshot { .. })
+    }
+}
+
 /// A question, or an answer, about whether a peer still belongs to its cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct StandingFrame {

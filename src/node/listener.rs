@@ -82,6 +82,11 @@ impl Listener {
         while let Ok(frame) = receiver.recv().await {
             let from_node = from.clone();
             let event = match codec::decode::<NodeFrame>(&frame) {
+                Ok(NodeFrame::Peer(frame)) if frame.needs_file() => {
+                    tracing::warn!(node = %from, "closed a connection: a node sent a snapshot's message without the file");
+                    connection.close(CloseCode::VIOLATION, "a snapshot's message without the file");
+                    return;
+                }
                 Ok(NodeFrame::Peer(frame)) => Event::Peer { from: from_node, frame },
                 Ok(NodeFrame::Standing(frame)) => Event::Standing { from: from_node, frame },
                 Err(error) => {

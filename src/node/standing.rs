@@ -10,20 +10,26 @@
 //! life is minted for one change alone, proposed by one leader in the term of the introduction, so a leader of that term or
 //! a later one who does not have it will never have it again. While a leader is asked for a change it does not answer: its
 //! new peers are there before they are in its log.
+//!
+//! Whoever a peer has seen leave, by entries that are committed, is no stranger: nothing that it says is listened to any
+//! more, whoever has its node's key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::node::driver::Driver;
 use crate::node::frames::{ClusterSpec, NodeFrame, Standing, StandingFrame};
 use crate::node::hosting::HostedPeer;
+use crate::raft::Envelope;
 use crate::types::{ClusterId, Incarnation, Index, NodeAddr, PeerId, Term};
 
 /// Ticks without a leader after which a peer asks whether it still belongs to its cluster: twice an election timeout.
 const ASK_TICKS: u32 = 2 * super::ELECTION_TICKS;
 /// Strangers whose nodes a peer remembers.
 const MAX_STRANGERS: usize = 64;
+/// Lives that have left which a peer remembers. Of more, some are strangers again.
+const MAX_DEPARTED: usize = 1024;
 
 /// What a peer is told that joins a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +46,11 @@ pub(super) struct Company {
     introduced: Term,
     acquaintances: BTreeMap<Incarnation, NodeAddr>,
     strangers: BTreeMap<Incarnation, NodeAddr>,
+    /// The last set of peers that is known to be committed, with those that learn, and where it stands in the log.
+    members: BTreeSet<Incarnation>,
+    members_at: Index,
+    /// Who was in such a set before. A life that has left does not come back: it would get another number.
+    departed: BTreeSet<Incarnation>,
     /// Where the last set of peers stands in the log to which this peer belongs; zero while there was none.
     belonged_at: Index,
     /// Ticks without a leader.
@@ -53,6 +64,16 @@ impl Company {
             introduced: introduction.map_or(Term::ZERO, |introduction| introduction.term),
             acquaintances: introduction.iter().flat_map(|introduction| &introduction.peers).map(node).collect(),
             ..Self::default()
+        }
+    }
+
+    /// A set of peers is committed, after the one before.
+    fn see(&mut self, members: BTreeSet<Incarnation>, at: Index) {
+        let before = std::mem::replace(&mut self.members, members);
+        self.departed.extend(before.difference(&self.members));
+        self.members_at = at;
+        while self.departed.len() > MAX_DEPARTED {
+            self.departed.pop_first();
         }
     }
 
@@ -77,8 +98,35 @@ impl HostedPeer {
         in_log.or_else(|| self.company.acquaintances.get(&other))
     }
 
-    /// Whether a message of a peer that comes from a node is to be believed. Strangers are remembered.
-    pub(super) fn lives_on(&mut self, other: Incarnation, node: &NodeAddr) -> bool {
+    /// Whether a message that comes from a node is that of a peer which has something to say. Strangers are remembered.
+    pub(super) fn listens_to(&mut self, envelope: &Envelope, node: &NodeAddr) -> bool {
+        !self.has_departed(envelope) && self.lives_on(envelope.from, node)
+    }
+
+    /// Whether the sender has left the cluster. A leader that leaves leads until that is committed, and names its successor
+    /// then.
+    fn has_departed(&self, Envelope { from, term, .. }: &Envelope) -> bool {
+        let raft = self.replica.raft();
+        self.company.departed.contains(from) && !(raft.leader() == Some(*from) && raft.term() == *term)
+    }
+
+    /// Takes in which sets of peers are committed.
+    fn see_members(&mut self) {
+        let raft = self.replica.raft();
+        let (configuration, at) = (raft.configuration(), raft.configuration_index());
+        if at == self.company.members_at || raft.committed().index < at {
+            return;
+        }
+        if self.company.members.is_empty() {
+            // After a restart the log tells who was there at its beginning.
+            let snapshot = raft.snapshot().map_or(Index::ZERO, |meta| meta.position.index);
+            self.company.members = raft.configuration_at(snapshot.max(Index(1))).members();
+        }
+        self.company.see(configuration.members(), at);
+    }
+
+    /// Whether a node is where a peer lives, as far as known.
+    fn lives_on(&mut self, other: Incarnation, node: &NodeAddr) -> bool {
         match self.node_of(other) {
             Some(known) => known == node,
             None => {
@@ -162,6 +210,7 @@ impl Driver {
     /// Forgets the peer if it has left its cluster.
     pub(super) fn leave(&mut self, incarnation: Incarnation) {
         let Some(peer) = self.peers.get_mut(&incarnation).filter(|peer| peer.stopped.is_none()) else { return };
+        peer.see_members();
         if peer.has_left(incarnation) {
             self.say_goodbye(incarnation);
         }

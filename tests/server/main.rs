@@ -18,6 +18,7 @@ mod gaps;
 mod harness;
 mod hostile;
 mod hostile_clients;
+mod hostile_peers;
 mod idle;
 mod journey;
 mod lifecycle;
