@@ -248,7 +248,8 @@ impl Drop for Nodes {
             let _ = process.wait();
         }
         if std::thread::panicking() {
-            for number in 0..self.addresses.len() {
+            // One that was never started has none.
+            for number in (0..self.addresses.len()).filter(|number| self.log_file(*number).exists()) {
                 eprintln!("--- log of node {number}\n{}", self.log(number));
             }
         }
