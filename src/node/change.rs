@@ -45,7 +45,7 @@ impl Lifecycle {
         let change = PlannedChange {
             leader: plan.leader,
             term: plan.term,
-            at: plan.at,
+            before: plan.before.clone(),
             voters: stays.chain(newcomers.peers.iter().cloned()).collect(),
             timeout_ms: left(deadline).as_millis().try_into().unwrap_or(u64::MAX),
         };

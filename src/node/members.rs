@@ -19,8 +19,8 @@ pub(super) struct Plan {
     pub(super) leader: Incarnation,
     /// The leader's term.
     pub(super) term: Term,
-    /// Where the present set of peers stands in the log.
-    pub(super) at: Index,
+    /// The present set of peers.
+    pub(super) before: Configuration,
     /// What the cluster was created with.
     pub(super) genesis: Genesis,
     /// The present voters.
@@ -37,7 +37,8 @@ pub(super) struct Plan {
 pub(super) struct PlannedChange {
     pub(super) leader: Incarnation,
     pub(super) term: Term,
-    pub(super) at: Index,
+    /// The set of peers that there must still be.
+    pub(super) before: Configuration,
     /// The voters that there are to be.
     pub(super) voters: BTreeMap<Incarnation, PeerId>,
     pub(super) timeout_ms: u64,
@@ -109,7 +110,7 @@ impl HostedPeer {
         let plan = Plan {
             leader,
             term: raft.term(),
-            at: raft.configuration_index(),
+            before: configuration.clone(),
             genesis: self.record.genesis.clone(),
             voters: configuration.voters.clone(),
             withdrawn: configuration.learners.iter().map(|(life, peer)| (*life, peer.clone())).collect(),
@@ -166,13 +167,14 @@ impl Driver {
 
     /// Takes the first step of a change, if all is still as it was when it was planned. The answer comes at the end.
     pub(super) fn begin_change(&mut self, change: PlannedChange, reply: oneshot::Sender<Result<(), RequestError>>) {
-        let PlannedChange { leader, term, at, voters, timeout_ms } = change;
+        let PlannedChange { leader, term, before, voters, timeout_ms } = change;
         let now = self.now();
         let target = voters.keys().copied().collect();
         let begun = match self.running(leader) {
             None => Err(ChangeRefusal::LeaderChanged),
             Some(peer) if peer.replica.raft().term() != term => Err(ChangeRefusal::LeaderChanged),
-            Some(peer) if peer.replica.raft().configuration_index() != at => Err(ChangeRefusal::NewerExists),
+            // Not by its place in the log, which moves when a snapshot takes the place of its entry.
+            Some(peer) if *peer.replica.raft().configuration() != before => Err(ChangeRefusal::NewerExists),
             Some(peer) => peer.replica.change_members(voters, now).map_err(refusal),
         };
         match (begun, self.peers.get_mut(&leader)) {
