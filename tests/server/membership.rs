@@ -252,7 +252,7 @@ fn a_change_that_does_not_fit_is_refused_and_changes_nothing() {
         assert!(complaint.contains(&peer.to_string()), "the peers that there are: {complaint}");
     }
     let complaint = nodes.run_err(1, &["members", "--as", "alice", &any, "--set", &four, "--from", &three]);
-    assert!(complaint.contains("admin certificate"), "{complaint}");
+    assert!(complaint.contains("admin access"), "{complaint}");
     nodes.run_err(2, &["members", &any, "--set", &four]);
     let complaint = nodes.run_err(1, &["members", &any, "--set", &format!("{three},{any}"), "--from", &three]);
     assert!(complaint.contains("named twice"), "{complaint}");
