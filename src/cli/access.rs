@@ -8,9 +8,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::access::{Access, AccessControl, AccessList, AccessParseError, is_name};
+use crate::cli::block_on;
 use crate::cli::connect::Identity;
 use crate::cli::output::{Failure, Output};
-use crate::cli::runtime;
 use crate::types::PeerId;
 
 /// Shows the access list of a cluster. With --grant, --revoke or --default it is changed, unless somebody else has changed it
@@ -78,7 +78,7 @@ impl fmt::Display for DefaultAccess {
 impl AccessCommand {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
         let timeout = Duration::from_millis(self.timeout_ms);
-        runtime()?.block_on(async {
+        block_on(async {
             let client = self.identity.client()?;
             let mut access = client.access(&self.peer, timeout).await?;
             let is_change = !self.grant.is_empty() || !self.revoke.is_empty() || self.default.is_some();

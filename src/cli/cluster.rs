@@ -11,7 +11,7 @@ use crate::access::AccessList;
 use crate::cli::access::{DefaultAccess, Grant};
 use crate::cli::connect::Identity;
 use crate::cli::output::{Failure, Output};
-use crate::cli::{runtime, units};
+use crate::cli::{block_on, units};
 use crate::client::{Created, NewCluster};
 use crate::protocol::{FollowerStatus, NodeStatus, PeerStatus, SnapshotProgress};
 use crate::settings::Settings;
@@ -83,7 +83,7 @@ impl Create {
         let named = self.grant.into_iter().map(|Grant(name, access)| (name, access)).collect();
         let access = AccessList { default: self.default_access.0, named };
         access.check().map_err(|error| Failure::usage(error.to_string()))?;
-        runtime()?.block_on(async {
+        block_on(async {
             let client = self.identity.client()?;
             let (peers, config) = (self.peers, Bytes::from(self.config));
             let count = peers.len();
@@ -128,7 +128,7 @@ impl std::str::FromStr for Target {
 
 impl Status {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
-        runtime()?.block_on(async {
+        block_on(async {
             let client = self.identity.client()?;
             let mut unreachable = None;
             for target in &self.targets {

@@ -5,9 +5,9 @@ use std::io::Read as _;
 use clap::Args;
 use serde_json::json;
 
+use crate::cli::block_on;
 use crate::cli::connect::{Identity, Peers};
 use crate::cli::output::{Failure, Output};
-use crate::cli::runtime;
 
 #[derive(Debug, Args)]
 pub(super) struct Write {
@@ -22,7 +22,7 @@ pub(super) struct Write {
 impl Write {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
         let data = bytes_of(self.data)?;
-        runtime()?.block_on(async {
+        block_on(async {
             let written = self.identity.session(&self.peers)?.write(data).await?;
             output.reply(&written.reply, json!({ "index": written.index.0 }));
             Ok(())
@@ -43,7 +43,7 @@ pub(super) struct Query {
 impl Query {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
         let data = bytes_of(self.data)?;
-        runtime()?.block_on(async {
+        block_on(async {
             let reply = self.identity.session(&self.peers)?.query(data).await?;
             output.reply(&reply, json!({}));
             Ok(())

@@ -3,9 +3,9 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use crate::cli::block_on;
 use crate::cli::connect::{Identity, Peers};
 use crate::cli::output::{Failure, Output, bytes_as_json};
-use crate::cli::runtime;
 use crate::client::{self, KvEntry};
 
 #[derive(Debug, Subcommand)]
@@ -62,7 +62,7 @@ impl Target {
 
 impl Kv {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
-        runtime()?.block_on(async {
+        block_on(async {
             match self {
                 Self::Put { target, key, value } => {
                     let index = target.kv()?.put(key, value).await?;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::cli::block_on;
 use crate::cli::connect::Identity;
 use crate::cli::members::names;
 use crate::cli::output::{Failure, Output};
-use crate::cli::runtime;
 use crate::protocol::PeerStatus;
 use crate::types::{ClusterId, NodeAddr, PeerId};
 
@@ -24,7 +24,7 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
-        runtime()?.block_on(async {
+        block_on(async {
             let client = self.identity.client()?;
             let mut clusters: BTreeMap<ClusterId, Vec<PeerStatus>> = BTreeMap::new();
             let mut unreachable = None;
@@ -86,7 +86,7 @@ pub(super) struct Transfer {
 impl Transfer {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
         let timeout = Duration::from_millis(self.timeout_ms);
-        runtime()?.block_on(async {
+        block_on(async {
             let leader = self.identity.client()?.transfer(&self.peer, self.to.as_ref(), timeout).await?;
             output.result(format_args!("{leader} leads"), &json!({ "leader": leader.to_string() }));
             Ok(())
@@ -122,7 +122,7 @@ impl Delete {
             )));
         }
         let timeout = Duration::from_millis(self.timeout_ms);
-        runtime()?.block_on(async {
+        block_on(async {
             let client = self.identity.client()?;
             match self.force {
                 true => client.delete_by_force(&self.peer, timeout).await?,

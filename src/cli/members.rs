@@ -5,9 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::cli::block_on;
 use crate::cli::connect::{Identity, Peers};
 use crate::cli::output::{Failure, Output};
-use crate::cli::runtime;
 use crate::protocol::Membership;
 use crate::types::PeerId;
 
@@ -31,7 +31,7 @@ pub(super) struct Members {
 impl Members {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
         let timeout = Duration::from_millis(self.timeout_ms);
-        runtime()?.block_on(async {
+        block_on(async {
             let client = self.identity.client()?;
             if let (Some(Peers(new)), Some(Peers(old))) = (&self.set, &self.from) {
                 client.set_new_conf(&self.peer, new, old, timeout).await?;

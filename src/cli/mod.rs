@@ -130,6 +130,20 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     built.map_err(|error| Failure::failed(format!("the system refused a runtime: {error}")))
 }
 
+/// Runs a command to its end, and has its connections say goodbye: nodes would count them for as long as they may be silent.
+fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    /// What is dropped wakes a connection's task, and that its endpoint's.
+    const TURNS: usize = 16;
+    let runtime = runtime()?;
+    let result = runtime.block_on(command);
+    runtime.block_on(async {
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
+    });
+    result
+}
+
 /// Logs to standard error, as `ZRAFT_LOG` or else `default` says.
 fn log(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ZRAFT_LOG").unwrap_or_else(|_| default.into());

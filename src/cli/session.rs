@@ -9,10 +9,10 @@ use clap::Args;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::cli::block_on;
 use crate::cli::connect::{Identity, Peers};
 use crate::cli::kv::entry_as_json;
 use crate::cli::output::{Failure, Output, bytes_as_json};
-use crate::cli::runtime;
 use crate::client::{self, Ending, KvEntry, KvSession, Notice, Notices};
 use crate::protocol::TriggerId;
 use line::{HELP, Line};
@@ -37,7 +37,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
-        runtime()?.block_on(async {
+        block_on(async {
             let client = self.identity.client()?;
             let peers = match self.peers.0.as_slice() {
                 [peer] => client.members(peer).await?,

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::harness::{Nodes, runtime};
 use tokio::task::JoinSet;
-use zraft::client::{Kv, LightSession, Session, SessionError, SessionFailure, SessionOptions};
+use zraft::client::{Kv, LightSession, NewCluster, Session, SessionError, SessionFailure, SessionOptions};
 use zraft::protocol::{GuestFault, MAX_DATA_BYTES, RequestError};
+use zraft::settings::{Budgets, Settings};
 
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(60);
@@ -138,11 +139,16 @@ fn a_large_value_goes_everywhere_and_one_too_large_nowhere() {
 #[test]
 fn a_guest_that_computes_for_long_does_not_keep_its_node_from_stopping() {
     let mut nodes = Nodes::start(1);
-    nodes.create("bad", HOSTILE, &[]);
     runtime().block_on(async {
+        // Enough fuel for the queries of one job to take longer than anybody waits, also where that is fast.
+        let budgets = Budgets { query_fuel: 20 * Budgets::default().query_fuel, ..Budgets::default() };
+        let settings = Settings { budgets, ..Settings::default() };
+        let component = std::fs::read(HOSTILE).unwrap().into();
+        let new = NewCluster { settings, ..NewCluster::new(nodes.peers("bad"), component) };
+        nodes.client().create(new).await.unwrap();
         let session = Arc::new(LightSession::new(nodes.client(), nodes.peers("bad")));
         session.query("up").await.unwrap();
-        // Each takes the whole fuel of a query; together far longer than anybody waits.
+        // Each takes the whole fuel of a query.
         let mut loops = JoinSet::new();
         for _ in 0..500 {
             let session = Arc::clone(&session);

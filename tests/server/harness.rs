@@ -259,7 +259,7 @@ impl Drop for Nodes {
 /// A component whose snapshots have so many megabytes.
 #[allow(dead_code, reason = "tests/disk, which shares this harness, has no use for it")]
 pub fn bulky(megabytes: usize) -> Vec<u8> {
-    let chunks = (megabytes * 1_000_000).div_ceil(zraft::store::MAX_BLOCK_BYTES).to_string();
+    let chunks = (megabytes * 1_000_000).div_ceil(zraft::machine::Machine::MAX_CHUNK_BYTES as usize).to_string();
     wat::parse_str(include_str!("../components/bulky.wat").replace("CHUNKS)", &format!("{chunks})"))).unwrap()
 }
 
