@@ -33,8 +33,8 @@ impl Client {
     }
 
     /// Has leadership of a cluster handed to a peer, or without a name to the one on another node that has most of the log;
-    /// `peer` is any of them. Returns who leads then. Needs an admin certificate, or
-    /// admin access.
+    /// `peer` is any of them. Returns who leads then. Needs an admin certificate, or admin
+    /// access.
     ///
     /// # Errors
     /// [`MembershipError`]; with [`RequestError::NotTransferred`] somebody else leads, or will.

@@ -49,8 +49,7 @@ impl Client {
 
     /// Changes the peers of a cluster to exactly `new`, if they are exactly `old`; `peer` is any of them. Returns once the
     /// new peers alone decide. Peers that are new are made on their nodes, get the component and the state, and vote once
-    /// they have caught up; peers that leave are removed from theirs. Needs an admin certificate, or
-    /// admin access.
+    /// they have caught up; peers that leave are removed from theirs. Needs an admin certificate, or admin access.
     ///
     /// Waits while the leader is not stable yet. Where the peers are `new` already, nothing is done: so it may be repeated.
     /// Setting the present peers withdraws a change whose new peers do not catch up.
