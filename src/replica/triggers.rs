@@ -103,12 +103,17 @@ impl Triggers {
 }
 
 /// The changes of the latest entries.
+///
+/// Every entry adds to them, and few are ever looked for: only who arms a trigger late does. So keys are put in order when
+/// somebody asks, and not before.
 #[derive(Default)]
 struct Recent {
     /// Changes behind this index are known.
     known_after: Index,
     changes: VecDeque<(Index, Vec<Key>)>,
+    /// When each key changed last, of the oldest so many changes.
     latest: BTreeMap<Key, Index>,
+    indexed: usize,
     size_bytes: usize,
 }
 
@@ -117,35 +122,52 @@ impl Recent {
     const MAX_ENTRIES: usize = 1 << 14;
     /// Most bytes of their keys.
     const MAX_BYTES: usize = 4 << 20;
+    /// So many changes are looked through as they are. Behind most answers there are fewer.
+    const MAX_SCANNED: usize = 64;
 
     fn add(&mut self, index: Index, keys: Vec<Key>) {
         if keys.is_empty() {
             return;
         }
         self.size_bytes += keys.iter().map(Key::len).sum::<usize>();
-        for key in &keys {
-            self.latest.insert(key.clone(), index);
-        }
         self.changes.push_back((index, keys));
         while self.changes.len() > Self::MAX_ENTRIES || self.size_bytes > Self::MAX_BYTES {
             let Some((index, keys)) = self.changes.pop_front() else { return };
             self.known_after = index;
-            for key in keys {
-                self.size_bytes -= key.len();
-                if self.latest.get(&key) == Some(&index) {
-                    self.latest.remove(&key);
+            self.size_bytes -= keys.iter().map(Key::len).sum::<usize>();
+            if let Some(indexed) = self.indexed.checked_sub(1) {
+                self.indexed = indexed;
+                for key in keys {
+                    if self.latest.get(&key) == Some(&index) {
+                        self.latest.remove(&key);
+                    }
                 }
             }
         }
     }
 
     /// Why a trigger on these keys that knows of `since` fires, if it does.
-    fn changed_since(&self, keys: &[Key], since: Index) -> Option<TriggerReason> {
+    fn changed_since(&mut self, keys: &[Key], since: Index) -> Option<TriggerReason> {
         if since < self.known_after {
             return Some(TriggerReason::LeaderChanged);
         }
-        let has_changed = |key: &Key| self.latest.get(key).is_some_and(|latest| *latest > since);
-        keys.iter().any(has_changed).then_some(TriggerReason::DataChanged)
+        let behind = self.changes.partition_point(|(index, _)| *index <= since);
+        let has_changed = if self.changes.len() - behind <= Self::MAX_SCANNED {
+            self.changes.range(behind..).any(|(_, changed)| changed.iter().any(|key| keys.contains(key)))
+        } else {
+            self.index();
+            keys.iter().any(|key| self.latest.get(key).is_some_and(|latest| *latest > since))
+        };
+        has_changed.then_some(TriggerReason::DataChanged)
+    }
+
+    fn index(&mut self) {
+        for (index, keys) in self.changes.range(self.indexed..) {
+            for key in keys {
+                self.latest.insert(key.clone(), *index);
+            }
+        }
+        self.indexed = self.changes.len();
     }
 }
 
@@ -203,7 +225,35 @@ mod tests {
         assert_eq!(triggers.arm(name(2), keys(&["busy"]), Index(2)), Some(TriggerReason::DataChanged));
         let large = vec![Key::from(vec![0; Recent::MAX_BYTES])];
         triggers.changed(Index(100_000), large);
-        assert_eq!(triggers.recent.latest.len(), 1, "older keys gave way");
+        assert_eq!((triggers.recent.changes.len(), triggers.recent.latest.len()), (1, 0), "older keys gave way");
+    }
+
+    #[test]
+    fn what_changed_is_found_whether_it_was_put_in_order_or_not() {
+        let name_of = |number: u64| Key::from(number.to_be_bytes().to_vec());
+        let mut recent = Recent::default();
+        let mut changes: Vec<(u64, u64)> = Vec::new();
+        for index in 1..3 * Recent::MAX_ENTRIES as u64 {
+            // Some keys change over and over, others seldom.
+            let key = if index % 3 == 0 { index % 7 } else { index * 7919 % 30_011 };
+            recent.add(Index(index), vec![name_of(key)]);
+            changes.push((index, key));
+            if index % 1_009 == 0 {
+                let lately = changes[changes.len().saturating_sub(4_000)].1;
+                for (back, key) in [(10, 3), (70, 3), (70, key), (5_000, index), (5_000, lately)] {
+                    let since = index.saturating_sub(back);
+                    let from = changes.partition_point(|(at, _)| *at <= since);
+                    let has_changed = changes[from..].iter().any(|(_, changed)| *changed == key);
+                    let found = recent.changed_since(&[name_of(key)], Index(since));
+                    assert_eq!(
+                        found == Some(TriggerReason::DataChanged),
+                        has_changed,
+                        "{key} since {since} at {index}"
+                    );
+                }
+            }
+        }
+        assert!(recent.latest.len() <= Recent::MAX_ENTRIES);
     }
 
     #[test]
