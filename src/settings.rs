@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 /// The replicated settings of a cluster: part of the machine's state, equal on every replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// A snapshot is due after this many entries since the last one, once they have [`Settings::min_log_percent`].
+    /// A snapshot is due after this many entries since the last one, or fewer of 64 MiB together, once they have
+    /// [`Settings::min_log_percent`].
     pub max_log_count: u64,
     /// A snapshot waits until the log since the last one has this share of that one's size, in percent: it costs what the
     /// state is large, so this bounds what snapshots cost a write. With 1 GiB of log it waits no longer.
@@ -25,7 +26,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            max_log_count: 10_000,
+            max_log_count: 100_000,
             min_log_percent: 50,
             kept_log_count: 1_000,
             max_sessions: 100_000,

@@ -19,6 +19,8 @@ pub(super) struct Snapshots {
     size_bytes: Option<u64>,
     /// How much log there was before that, as [`Feed::log_bytes`](super::feed::Feed::log_bytes) counts.
     log_bytes: u64,
+    /// How much log there was before the latest that was begun.
+    begun_bytes: u64,
     /// How many could not be written since the last that was.
     failures: u32,
     writing: Option<Writing>,
@@ -49,6 +51,9 @@ impl Snapshots {
     /// place on the disk.
     pub(super) const MAX_LOG_BYTES: u64 = 1 << 30;
 
+    /// Log after which `max_log_count` is not waited for: entries may be large.
+    pub(super) const FEW_ENTRIES_BYTES: u64 = 64 << 20;
+
     /// The most log that is kept behind a snapshot for followers that need it: those that are being sent an older snapshot, or
     /// are catching up. One that needs more gets another snapshot.
     pub(super) const MAX_HELD_LOG_BYTES: u64 = 1 << 30;
@@ -63,6 +68,7 @@ impl Snapshots {
             wanted_after: None,
             size_bytes: latest.is_none().then_some(0),
             log_bytes: 0,
+            begun_bytes: 0,
             failures: 0,
             writing: None,
             marks: Marks::new(latest.map_or(Index::ZERO, |meta| meta.position.index)),
@@ -71,7 +77,8 @@ impl Snapshots {
 
     /// The machine is to be restored from one of elsewhere.
     pub(super) fn install(&mut self, meta: &SnapshotMeta) {
-        (self.at, self.size_bytes, self.log_bytes, self.failures) = (meta.position.index, None, 0, 0);
+        (self.at, self.size_bytes, self.failures) = (meta.position.index, None, 0);
+        (self.log_bytes, self.begun_bytes) = (0, 0);
         self.marks = Marks::new(self.at);
         self.writing.iter_mut().for_each(|writing| writing.log_bytes = 0);
     }
@@ -101,8 +108,9 @@ impl Snapshots {
             return Some(Due::Wanted);
         }
         let doublings = self.failures.saturating_sub(1).min(Self::MAX_DOUBLINGS);
-        let least = settings.max_log_count.saturating_mul(1 << doublings);
-        (since_last >= least && self.has_log_for_another(log_bytes, settings)).then_some(Due::Log)
+        let is_many = since_last >= settings.max_log_count.saturating_mul(1 << doublings);
+        let is_much = log_bytes - self.begun_bytes >= Self::FEW_ENTRIES_BYTES << doublings;
+        ((is_many || is_much) && self.has_log_for_another(log_bytes, settings)).then_some(Due::Log)
     }
 
     fn has_log_for_another(&self, log_bytes: u64, settings: &Settings) -> bool {
@@ -113,7 +121,7 @@ impl Snapshots {
 
     /// One of the state after entry `at` is being written.
     pub(super) fn begin(&mut self, at: Index, log_bytes: u64) {
-        self.at = at;
+        (self.at, self.begun_bytes) = (at, log_bytes);
         self.writing = Some(Writing { log_bytes, is_void: false });
     }
 
@@ -134,7 +142,7 @@ impl Snapshots {
     }
 
     /// What was being written could not be. The log since the last one has its share already, so it is tried again after
-    /// `max_log_count` more entries, then twice as many each time: a backend that can make none would keep a processor busy.
+    /// as much more log as makes one due, then twice as much each time: a backend that can make none would keep a processor busy.
     pub(super) fn failed(&mut self) {
         self.writing = None;
         self.failures = self.failures.saturating_add(1);
@@ -193,6 +201,25 @@ mod tests {
         let is_due = |log_bytes| snapshots.due(Index(2), 100 + log_bytes, &settings).is_some();
         assert!(!is_due(Snapshots::MAX_LOG_BYTES - 1));
         assert!(is_due(Snapshots::MAX_LOG_BYTES));
+    }
+
+    #[test]
+    fn a_few_large_entries_are_enough() {
+        let mut snapshots = Snapshots::new(None);
+        let settings = Settings::default();
+        let is_due = |snapshots: &Snapshots, at, log_bytes| snapshots.due(Index(at), log_bytes, &settings).is_some();
+        let much = Snapshots::FEW_ENTRIES_BYTES;
+        assert!(!is_due(&snapshots, 9, much - 1));
+        assert!(is_due(&snapshots, 9, much));
+        // So they are after one that failed.
+        snapshots.begin(Index(9), much);
+        snapshots.failed();
+        assert!(!is_due(&snapshots, 18, 2 * much - 1));
+        assert!(is_due(&snapshots, 18, 2 * much));
+        snapshots.begin(Index(18), 2 * much);
+        snapshots.failed();
+        assert!(!is_due(&snapshots, 36, 4 * much - 1), "and then after twice as many");
+        assert!(is_due(&snapshots, 36, 4 * much));
     }
 
     #[test]
