@@ -3,13 +3,15 @@
 //! ```text
 //! cargo run --release --manifest-path benches/compare/Cargo.toml             # everything; a quarter of an hour
 //! cargo run --release --manifest-path benches/compare/Cargo.toml -- --quick  # once and shorter
+//! cargo run --release --manifest-path benches/compare/Cargo.toml -- --own lone,clusters,growth,memory
 //! ```
 //!
 //! It installs nothing: `etcd` must be on the PATH, ZooKeeper where Debian's package `zookeeper` puts it, and `protoc` builds
 //! the client of etcd. Who is not there is left out. It works in a folder of its own under `target/`, which must be on a real
-//! disk. Other load disturbs the figures.
+//! disk. Other load disturbs the figures. With `--own` it compares zraft with itself: see [`own::Section`].
 
 mod etcd;
+mod own;
 mod processes;
 mod table;
 mod zookeeper;
@@ -49,10 +51,13 @@ struct Arguments {
     /// Leave these systems out.
     #[arg(long, value_delimiter = ',')]
     without: Vec<String>,
+    /// Compare zraft with itself instead.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    own: Vec<own::Section>,
     /// The zraft binary. [default: the one that `cargo build --release` makes]
     #[arg(long)]
     zraft: Option<PathBuf>,
-    /// Print tables of Markdown into this file as well.
+    /// Print tables of Markdown into this file as well; with `--own memory`, draw a picture into it.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -123,6 +128,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let folder = Folder::new();
     let binary = arguments.zraft.clone().unwrap_or_else(zraft_nodes::build);
+    if !arguments.own.is_empty() {
+        let zraft = zraft_nodes::Zraft::start(&folder, &binary);
+        arguments.own.iter().for_each(|section| section.measure(&zraft, &folder, arguments.out.as_deref()));
+        return ExitCode::SUCCESS;
+    }
     let is_wanted = |name: &str| !arguments.without.iter().any(|without| without == name);
     let mut systems: Vec<Box<dyn System>> = Vec::new();
     if is_wanted("zraft") {
