@@ -6,6 +6,8 @@
 //! The format has no names and no versions in it. What is kept or sent is versioned around it: rounds and snapshot
 //! files carry a format version, connections agree on one by ALPN.
 
+use std::cell::Cell;
+
 use serde::{Deserialize, Serialize};
 
 /// Why bytes are not a value of the expected type. The sender, or the disk, is to blame.
@@ -31,13 +33,46 @@ pub enum DecodeError {
 
 const CONFIG: bincode::config::Configuration = bincode::config::standard();
 
+/// What is kept for the next value. A buffer that grows from nothing is moved half a dozen times for a small value.
+const MAX_SCRATCH_BYTES: usize = 64 << 10;
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// Encodes a value.
 ///
 /// # Panics
 /// If the type's `Serialize` fails, which none of this package's types do: their encoding is total.
 #[must_use]
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    bincode::serde::encode_to_vec(value, CONFIG).expect("encoding to memory cannot fail")
+    let mut scratch = SCRATCH.take();
+    encode_into(value, &mut scratch);
+    if scratch.len() > MAX_SCRATCH_BYTES {
+        return scratch;
+    }
+    let bytes = scratch.to_vec();
+    put_back(scratch);
+    bytes
+}
+
+/// Encodes a value for whoever only looks at its bytes.
+///
+/// # Panics
+/// As [`encode`].
+pub fn with_encoded<T: Serialize, R>(value: &T, look: impl FnOnce(&[u8]) -> R) -> R {
+    let mut scratch = SCRATCH.take();
+    encode_into(value, &mut scratch);
+    let seen = look(&scratch);
+    put_back(scratch);
+    seen
+}
+
+fn put_back(mut scratch: Vec<u8>) {
+    if scratch.capacity() <= 2 * MAX_SCRATCH_BYTES {
+        scratch.clear();
+        SCRATCH.set(scratch);
+    }
 }
 
 /// Encodes a value of a type that is not this package's.
@@ -97,6 +132,24 @@ mod tests {
     fn a_value_survives_the_round_trip() {
         let value = (1u64, Some(Bytes::from_static(b"abc")), vec!["x".to_owned()]);
         assert_eq!(decode::<(u64, Option<Bytes>, Vec<String>)>(&encode(&value)).unwrap(), value);
+    }
+
+    #[test]
+    fn what_was_encoded_before_does_not_show() {
+        for size in [3, MAX_SCRATCH_BYTES, 1, 3 * MAX_SCRATCH_BYTES, 5] {
+            let value = (size as u64, vec![7u8; size]);
+            let bytes = encode(&value);
+            assert_eq!(decode::<(u64, Vec<u8>)>(&bytes).unwrap(), value);
+            assert_eq!(with_encoded(&value, <[u8]>::to_vec), bytes);
+        }
+        // One that encodes another meanwhile.
+        struct Nested;
+        impl Serialize for Nested {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&encode(&[1u8, 2]))
+            }
+        }
+        assert_eq!(encode(&(9u8, Nested)), [9, 2, 1, 2]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ impl HashChain {
     pub(super) fn extend(&mut self, entry: &Entry, outcome: &Outcome, changed: &[Key], standing: Option<Standing>) {
         let mut hasher = sha2::Sha256::new();
         hasher.update(self.0.0);
-        hasher.update(codec::encode(&(entry, outcome, changed, standing)));
+        codec::with_encoded(&(entry, outcome, changed, standing), |bytes| hasher.update(bytes));
         self.0 = Digest(hasher.finalize().into());
     }
 }
