@@ -28,6 +28,7 @@ use crate::node::lifecycle::{PeerRecord, Reservations};
 use crate::node::links::{ClientLink, LinkSender};
 use crate::node::members::{Plan, PlannedChange};
 use crate::node::network::Network;
+use crate::node::refusals::Refusal;
 use crate::node::space::FullDisks;
 use crate::protocol::{
     ChangeMembers, Membership, NodeStatus, PeerFailure, Reply, RequestError, SessionRequest, SessionStart,
@@ -105,8 +106,8 @@ pub(super) enum Event {
     PlanRemoval { peer: String, is_forced: bool, reply: oneshot::Sender<Result<ClusterSpec, RequestError>> },
     /// Have leadership handed over.
     Transfer { peer: String, to: Option<PeerId>, timeout_ms: u64, reply: oneshot::Sender<Result<PeerId, RequestError>> },
-    /// Which life of which peer is meant, and does it live here?
-    Lookup { cluster: ClusterId, incarnation: Incarnation, reply: oneshot::Sender<bool> },
+    /// May a node send a snapshot with this message? Whom it is for must live here, and listen to whom it is from.
+    Lookup { from: NodeAddr, cluster: ClusterId, envelope: Envelope, reply: oneshot::Sender<Result<(), Refusal>> },
     /// Stop the node, once it has served whom it serves; at once if it was told so before.
     Stop,
     /// Stop the node at once.
@@ -349,9 +350,8 @@ impl Driver {
             Event::BeginChange { change, reply } => self.begin_change(change, reply),
             Event::PlanRemoval { peer, is_forced, reply } => drop(reply.send(self.plan_removal(&peer, is_forced))),
             Event::Transfer { peer, to, timeout_ms, reply } => self.transfer(&peer, to, timeout_ms, reply),
-            Event::Lookup { cluster, incarnation, reply } => {
-                let lives_here = self.running(incarnation).is_some_and(|peer| peer.record.genesis.cluster == cluster);
-                let _ = reply.send(lives_here);
+            Event::Lookup { from, cluster, envelope, reply } => {
+                let _ = reply.send(self.addressed(&from, cluster, &envelope).map(drop));
             }
             Event::Stop if !self.depart() => {}
             Event::Stop | Event::StopNow => return Some(Ended::Stopped),
@@ -456,16 +456,17 @@ impl Driver {
     /// Hands a message to its peer, if it lives here and the sender is who the message says.
     fn step(&mut self, from: &NodeAddr, frame: PeerFrame) {
         let now = self.now();
-        let Some(peer) = self.running(frame.message.envelope.to) else { return };
         let sender = frame.message.envelope.from;
-        let is_of_cluster = peer.record.genesis.cluster == frame.cluster;
-        let is_genuine = is_of_cluster && peer.listens_to(&frame.message.envelope, from);
-        if is_genuine {
-            peer.replica.step(frame.message, now);
-            self.full_disks.told(from, frame.is_disk_full);
-        } else {
-            tracing::warn!(node = %from, cluster = %frame.cluster, peer = %sender,
-                "refused a message of a peer that lives on another node, has left, or is of another cluster");
+        match self.addressed(from, frame.cluster, &frame.message.envelope) {
+            Ok(peer) => {
+                peer.replica.step(frame.message, now);
+                self.full_disks.told(from, frame.is_disk_full);
+            }
+            // Who has just left is still written to.
+            Err(Refusal::NobodyHere) => {}
+            Err(refusal) => {
+                tracing::warn!(node = %from, cluster = %frame.cluster, peer = %sender, %refusal, "refused a message of a peer");
+            }
         }
     }
 

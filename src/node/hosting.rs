@@ -38,6 +38,8 @@ pub(super) struct HostedPeer {
     pub(super) change: ChangeUnderWay,
     /// Somebody who has asked for leadership to be handed over.
     pub(super) transfer: Option<WaitingTransfer>,
+    /// Messages and snapshots for it that were not of its cluster, or not from where their sender lives.
+    pub(super) refused: u64,
 }
 
 /// A cluster whose peers here are being made durable. They live from then on.
@@ -73,6 +75,7 @@ impl Driver {
             company,
             change,
             transfer: None,
+            refused: 0,
         };
         self.peers.insert(incarnation, peer);
         self.touched.insert(incarnation);
@@ -215,7 +218,7 @@ impl HostedPeer {
             sessions: self.replica.session_count() as u64,
             receiving: courier.received_by(incarnation),
             sending: self.named(courier.sent_by(incarnation)),
-            refused: raft.refused,
+            refused: raft.refused + self.refused,
             quarantine: self.replica.quarantine(),
             stopped: self.stopped.clone(),
         }

@@ -31,6 +31,7 @@ mod listener;
 mod members;
 mod network;
 mod quota;
+mod refusals;
 mod removal;
 mod settings;
 mod space;

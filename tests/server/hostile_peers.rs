@@ -18,7 +18,7 @@ use zraft::types::{ClusterId, Digest, Incarnation, Index, LogPosition, NodeAddr,
 use crate::harness::{Nodes, PATIENCE, runtime};
 
 /// No election gets there by itself.
-const FAR: u64 = 1_000_000;
+pub const FAR: u64 = 1_000_000;
 const REFUSED: &str = "refused a message of a peer";
 
 /// What nodes say to each other, as `node::frames` has it.
@@ -28,20 +28,20 @@ enum NodeFrame {
 }
 
 #[derive(Serialize)]
-struct PeerFrame {
-    cluster: ClusterId,
-    message: PeerMessage,
-    is_disk_full: bool,
+pub struct PeerFrame {
+    pub cluster: ClusterId,
+    pub message: PeerMessage,
+    pub is_disk_full: bool,
 }
 
 /// Mallory, who has the key of a node.
-struct Mallory {
-    endpoint: Endpoint,
+pub struct Mallory {
+    pub endpoint: Endpoint,
     links: BTreeMap<NodeAddr, PeerLink>,
 }
 
 impl Mallory {
-    fn with_the_key_of(nodes: &Nodes, number: usize) -> Self {
+    pub fn with_the_key_of(nodes: &Nodes, number: usize) -> Self {
         let stem = nodes.address(number).as_str().replace(':', "-");
         let credentials = Credentials::load(&TlsFiles::in_folder(&nodes.certs(), &stem)).unwrap();
         Self { endpoint: Endpoint::client(credentials).unwrap(), links: BTreeMap::new() }
@@ -56,17 +56,18 @@ impl Mallory {
 }
 
 /// A cluster of three, and nodes besides on which it has no peer. Those are not running.
-fn prepare(others: usize) -> (Nodes, Vec<PeerId>) {
+pub fn prepare(others: usize, options: &[&str]) -> (Nodes, Vec<PeerId>) {
     let mut nodes = Nodes::prepare(3 + others);
     (0..3).for_each(|number| nodes.start_node(number));
     let peers = nodes.peers("kv");
     let names: Vec<_> = peers[..3].iter().map(ToString::to_string).collect();
-    nodes.run_ok(&["create", "--backend", "kv", &names[0], &names[1], &names[2]]);
+    let create = ["create", "--backend", "kv", &names[0], &names[1], &names[2]];
+    nodes.run_ok(&[&create, options].concat());
     nodes.run_ok(&["kv", "put", &names[0], "a", "before"]);
     (nodes, peers[..3].to_vec())
 }
 
-async fn status(client: &Client, peer: &PeerId) -> PeerStatus {
+pub async fn status(client: &Client, peer: &PeerId) -> PeerStatus {
     // A connection may be to a life of the node that is over.
     let node = until("the node answers", async || client.status(peer.node()).await.ok()).await;
     let found = node.peers.iter().find(|status| status.peer == *peer);
@@ -74,7 +75,7 @@ async fn status(client: &Client, peer: &PeerId) -> PeerStatus {
 }
 
 /// Does something until it has led to something: links lose what they cannot send.
-async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     let attempts = async {
         loop {
             if let Some(found) = attempt().await {
@@ -87,7 +88,7 @@ async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T 
 }
 
 /// The peers, the leader first.
-async fn leader_first(client: &Client, peers: &[PeerId]) -> Vec<PeerStatus> {
+pub async fn leader_first(client: &Client, peers: &[PeerId]) -> Vec<PeerStatus> {
     until("there is a leader", async || {
         let mut all = Vec::new();
         for peer in peers {
@@ -100,7 +101,7 @@ async fn leader_first(client: &Client, peers: &[PeerId]) -> Vec<PeerStatus> {
     .await
 }
 
-fn number_of(nodes: &Nodes, peer: &PeerId) -> usize {
+pub fn number_of(nodes: &Nodes, peer: &PeerId) -> usize {
     nodes.peers("kv").iter().position(|other| other == peer).unwrap()
 }
 
@@ -120,7 +121,7 @@ fn of_a_far_term() -> Vec<Message> {
     ]
 }
 
-fn is_whole(nodes: &Nodes, peers: &[PeerId]) {
+pub fn is_whole(nodes: &Nodes, peers: &[PeerId]) {
     let any = peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     assert_eq!(nodes.run_ok(&["kv", "get", &any, "a"]), "before");
     nodes.run_ok(&["kv", "put", &any, "b", "after"]);
@@ -132,7 +133,7 @@ fn is_whole(nodes: &Nodes, peers: &[PeerId]) {
 
 #[test]
 fn messages_of_another_cluster_from_another_node_or_to_nobody_change_nothing() {
-    let (mut nodes, peers) = prepare(1);
+    let (mut nodes, peers) = prepare(1, &[]);
     runtime().block_on(async {
         let client = nodes.client();
         let all = leader_first(&client, &peers).await;
@@ -141,19 +142,19 @@ fn messages_of_another_cluster_from_another_node_or_to_nobody_change_nothing() {
         let far = |from, to, message| Envelope { from, to, term: Term(FAR), message };
         let (from, to) = (follower.incarnation, leader.incarnation);
         let (cluster, other) = (leader.cluster, ClusterId(leader.cluster.0 ^ 1));
-        let mut refused = 0;
         for message in of_a_far_term() {
             for (cluster, from) in [(other, from), (other, Incarnation(7)), (cluster, from)] {
+                let before = status(&client, &leader.peer).await.refused;
                 until("it is refused", async || {
                     mallory.say(&leader.peer, cluster, far(from, Incarnation(1), message.clone()), None);
                     mallory.say(&leader.peer, cluster, far(from, to, message.clone()), None);
                     sleep(Duration::from_millis(10)).await;
-                    (lines_with(&nodes, &leader.peer, REFUSED) > refused).then_some(())
+                    (status(&client, &leader.peer).await.refused > before).then_some(())
                 })
                 .await;
-                refused = lines_with(&nodes, &leader.peer, REFUSED);
             }
         }
+        assert!(lines_with(&nodes, &leader.peer, REFUSED) > 0);
         for peer in &peers {
             assert!(status(&client, peer).await.term < Term(FAR), "{peer} has believed it");
         }
@@ -172,7 +173,7 @@ fn messages_of_another_cluster_from_another_node_or_to_nobody_change_nothing() {
 
 #[test]
 fn nobody_listens_to_a_peer_that_was_removed_whoever_has_its_key() {
-    let (mut nodes, peers) = prepare(0);
+    let (mut nodes, peers) = prepare(0, &[]);
     runtime().block_on(async {
         let client = nodes.client();
         let all = leader_first(&client, &peers).await;
@@ -190,16 +191,15 @@ fn nobody_listens_to_a_peer_that_was_removed_whoever_has_its_key() {
                 })
                 .await;
                 for message in of_a_far_term() {
-                    let before = lines_with(nodes, peer, REFUSED);
+                    let before = status(&client, peer).await.refused;
                     until("it is refused", async || {
                         let (from, to, message) = (gone.incarnation, target.incarnation, message.clone());
                         let envelope = Envelope { from, to, term: Term(FAR), message };
                         mallory.say(peer, target.cluster, envelope, None);
                         sleep(Duration::from_millis(10)).await;
-                        let is_refused = lines_with(nodes, peer, REFUSED) > before;
-                        let term = status(&client, peer).await.term;
-                        assert!(term < Term(FAR), "{peer} has believed it");
-                        is_refused.then_some(())
+                        let status = status(&client, peer).await;
+                        assert!(status.term < Term(FAR), "{peer} has believed it");
+                        (status.refused > before).then_some(())
                     })
                     .await;
                 }
@@ -219,7 +219,7 @@ fn nobody_listens_to_a_peer_that_was_removed_whoever_has_its_key() {
 
 #[test]
 fn a_member_that_says_what_cannot_be_true_is_refused_and_nothing_is_lost() {
-    let (mut nodes, peers) = prepare(0);
+    let (mut nodes, peers) = prepare(0, &[]);
     runtime().block_on(async {
         let client = nodes.client();
         let all = leader_first(&client, &peers).await;

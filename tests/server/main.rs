@@ -19,6 +19,7 @@ mod harness;
 mod hostile;
 mod hostile_clients;
 mod hostile_peers;
+mod hostile_snapshots;
 mod idle;
 mod journey;
 mod lifecycle;

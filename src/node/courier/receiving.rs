@@ -14,6 +14,7 @@ use super::shipments::{Direction, Shipment};
 use crate::codec;
 use crate::node::driver::Event;
 use crate::node::frames::{BulkReply, PeerFrame, SnapshotOffer};
+use crate::node::refusals::Refusal;
 use crate::protocol::SnapshotProgress;
 use crate::raft::Message;
 use crate::store::{SnapshotIdentity, SnapshotReceiver, StoreError};
@@ -36,6 +37,8 @@ enum ReceiveError {
     Header(#[from] codec::DecodeError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    NotForUs(#[from] Refusal),
     #[error("{0}")]
     Refused(&'static str),
 }
@@ -61,7 +64,7 @@ pub(super) async fn serve(context: Arc<Context>, from: NodeAddr, connection: Con
 async fn take(context: &Context, from: &NodeAddr, mut offered: Offer) -> Result<(), ReceiveError> {
     let header = std::mem::take(&mut offered.header);
     let prepared = match codec::decode::<SnapshotOffer>(&header) {
-        Ok(SnapshotOffer { frame, identity }) => prepare(context, frame, identity).await,
+        Ok(SnapshotOffer { frame, identity }) => prepare(context, from, frame, identity).await,
         Err(error) => Err(error.into()),
     };
     let mut incoming = match prepared {
@@ -96,23 +99,22 @@ struct IncomingSnapshot<'a> {
 }
 
 /// Makes a place for a snapshot, or says why it is not taken.
-async fn prepare(
-    context: &Context,
+async fn prepare<'a>(
+    context: &'a Context,
+    from: &NodeAddr,
     frame: PeerFrame,
     identity: SnapshotIdentity,
-) -> Result<IncomingSnapshot<'_>, ReceiveError> {
+) -> Result<IncomingSnapshot<'a>, ReceiveError> {
     let (envelope, cluster) = (&frame.message.envelope, frame.cluster);
     let is_named = matches!(&envelope.message, Message::Snapshot { meta } if meta.position == identity.position);
     if !is_named {
         return Err(ReceiveError::Refused("a snapshot travels with its own message"));
     }
     let peer = envelope.to;
-    let (reply, lives_here) = oneshot::channel();
-    let lookup = Event::Lookup { cluster, incarnation: peer, reply };
+    let (reply, is_welcome) = oneshot::channel();
+    let lookup = Event::Lookup { from: from.clone(), cluster, envelope: envelope.clone(), reply };
     context.events.send(lookup).await.map_err(|_| STOPPING)?;
-    if !lives_here.await.map_err(|_| STOPPING)? {
-        return Err(ReceiveError::Refused("the peer that it is for does not live here"));
-    }
+    is_welcome.await.map_err(|_| STOPPING)??;
     let waiting = timeout(PLACE_WITHIN, context.receiving.acquire()).await;
     let too_many = || ReceiveError::Refused("too many snapshots are being received here; it is to be offered again");
     let permit = waiting.map_err(|_| too_many())?.expect("the semaphore is never closed");
