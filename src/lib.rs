@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod codec;
+mod log_limit;
 pub mod machine;
 pub mod protocol;
 pub mod raft;

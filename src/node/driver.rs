@@ -28,7 +28,7 @@ use crate::node::lifecycle::{PeerRecord, Reservations};
 use crate::node::links::{ClientLink, LinkSender};
 use crate::node::members::{Plan, PlannedChange};
 use crate::node::network::Network;
-use crate::node::refusals::Refusal;
+use crate::node::refusals::{Refusal, RefusalLog, Refused};
 use crate::node::space::FullDisks;
 use crate::protocol::{
     ChangeMembers, Membership, NodeStatus, PeerFailure, Reply, RequestError, SessionRequest, SessionStart,
@@ -147,6 +147,7 @@ pub(super) struct Parts {
     pub(super) network: Network,
     pub(super) courier: Courier,
     pub(super) doors: Doors,
+    pub(super) refusal_log: RefusalLog,
     pub(super) events: mpsc::Sender<Event>,
 }
 
@@ -465,7 +466,10 @@ impl Driver {
             // Who has just left is still written to.
             Err(Refusal::NobodyHere) => {}
             Err(refusal) => {
-                tracing::warn!(node = %from, cluster = %frame.cluster, peer = %sender, %refusal, "refused a message of a peer");
+                if let Some(unlogged) = self.parts.refusal_log.admit(from, Refused::Message(refusal)) {
+                    let cluster = frame.cluster;
+                    tracing::warn!(node = %from, %cluster, peer = %sender, %refusal, unlogged, "refused a message of a peer");
+                }
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::node::lifecycle::Lifecycle;
 use crate::node::links;
 use crate::node::network::CallError;
 use crate::node::quota::{Quota, Quotas};
+use crate::node::refusals::{RefusalLog, Refused};
 use crate::protocol::{
     CreateCluster, MAX_COMPONENT_BYTES, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_REQUEST_TIMEOUT_MS, Reply, Request,
     RequestError, SessionStart,
@@ -44,16 +45,17 @@ pub(super) struct Listener {
     /// Where this node takes snapshots.
     snapshots_at: NodeAddr,
     doors: Doors,
+    refusal_log: RefusalLog,
     quotas: Quotas,
     uploads: Arc<Semaphore>,
     handed_on: Arc<Semaphore>,
 }
 
 impl Listener {
-    pub(super) fn new(lifecycle: Lifecycle, snapshots_at: NodeAddr, doors: Doors) -> Self {
+    pub(super) fn new(lifecycle: Lifecycle, snapshots_at: NodeAddr, doors: Doors, refusal_log: RefusalLog) -> Self {
         let permits = || Arc::new(Semaphore::new(MAX_UPLOADS));
         let (events, uploads, handed_on) = (lifecycle.events.clone(), permits(), permits());
-        Self { events, lifecycle, snapshots_at, doors, quotas: Quotas::default(), uploads, handed_on }
+        Self { events, lifecycle, snapshots_at, doors, refusal_log, quotas: Quotas::default(), uploads, handed_on }
     }
 
     /// Serves connections until the endpoint is closed.
@@ -83,14 +85,19 @@ impl Listener {
             let from_node = from.clone();
             let event = match codec::decode::<NodeFrame>(&frame) {
                 Ok(NodeFrame::Peer(frame)) if frame.needs_file() => {
-                    tracing::warn!(node = %from, "closed a connection: a node sent a snapshot's message without the file");
+                    if let Some(unlogged) = self.refusal_log.admit(&from, Refused::Malformed) {
+                        tracing::warn!(node = %from, unlogged,
+                            "closed a connection: a node sent a snapshot's message without the file");
+                    }
                     connection.close(CloseCode::VIOLATION, "a snapshot's message without the file");
                     return;
                 }
                 Ok(NodeFrame::Peer(frame)) => Event::Peer { from: from_node, frame },
                 Ok(NodeFrame::Standing(frame)) => Event::Standing { from: from_node, frame },
                 Err(error) => {
-                    tracing::warn!(node = %from, %error, "closed a connection: a node sent what is no message");
+                    if let Some(unlogged) = self.refusal_log.admit(&from, Refused::Malformed) {
+                        tracing::warn!(node = %from, %error, unlogged, "closed a connection: a node sent what is no message");
+                    }
                     connection.close(CloseCode::VIOLATION, "malformed message");
                     return;
                 }
@@ -321,8 +328,10 @@ impl Listener {
         while let Ok(streams) = connection.accept_bi().await {
             let (listener, from) = (self.clone(), from.clone());
             tokio::spawn(async move {
-                if let Err(error) = listener.serve_transfer(streams).await {
-                    tracing::warn!(node = %from, %error, "a transfer from another node failed");
+                if let Err(error) = listener.serve_transfer(streams).await
+                    && let Some(unlogged) = listener.refusal_log.admit(&from, Refused::Transfer)
+                {
+                    tracing::warn!(node = %from, %error, unlogged, "a transfer from another node failed");
                 }
             });
         }

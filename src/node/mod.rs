@@ -65,6 +65,7 @@ use guests::Guests;
 use lifecycle::Lifecycle;
 use listener::Listener;
 use network::Network;
+use refusals::RefusalLog;
 
 /// Ticks of the Raft clock in an election timeout.
 const ELECTION_TICKS: u32 = 10;
@@ -233,12 +234,14 @@ async fn run(
         Listen::Address(address) => Endpoint::server(EndpointOptions { listen: address, credentials, limits })?,
         Listen::Socket(socket) => Endpoint::server_on(socket, credentials, limits)?,
     };
+    let refusal_log = RefusalLog::new();
     let (courier, courier_thread) = Courier::start(CourierParts {
         node: node.clone(),
         listen: snapshot_listener,
         advertised: snapshot_advertised_addr,
         credentials: watched.clone(),
         snapshots: store.snapshots(),
+        refusal_log: refusal_log.clone(),
         events: events.clone(),
         bytes_per_second: tuning.snapshot_bytes_per_second,
     })?;
@@ -256,7 +259,7 @@ async fn run(
         preparing: Arc::new(Semaphore::new(1)),
     };
     let doors = Doors::new();
-    let listener = Listener::new(lifecycle, courier_thread.address.clone(), doors.clone());
+    let listener = Listener::new(lifecycle, courier_thread.address.clone(), doors.clone(), refusal_log.clone());
     let watching = space::watch(store.clone(), tuning.min_free_bytes, events.clone());
     let driver = Driver::new(
         Parts {
@@ -272,6 +275,7 @@ async fn run(
             network: Network::new(endpoint.clone()),
             courier,
             doors,
+            refusal_log,
             events,
         },
         peers,

@@ -3,7 +3,11 @@
 //! A node's certificate says which node it is, and no more. Whether one of its peers has something to say to a peer that lives
 //! here is looked at for each message, and for each snapshot before any of its file is taken.
 
-use crate::node::driver::Driver;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::log_limit::LogLimit;
+use crate::node::driver::{Driver, to_ms};
 use crate::node::hosting::HostedPeer;
 use crate::raft::Envelope;
 use crate::types::{ClusterId, NodeAddr};
@@ -18,6 +22,35 @@ pub(super) enum Refusal {
     OtherCluster,
     #[error("its sender lives on another node, or has left the cluster")]
     NotOfTheGroup,
+}
+
+/// What of another node's is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Message(Refusal),
+    /// What is no message at all, or lacks what belongs to it.
+    Malformed,
+    Snapshot,
+    Transfer,
+}
+
+/// Bounds how much the log says about what each other node does wrong. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct RefusalLog {
+    limit: Arc<Mutex<LogLimit<(NodeAddr, Refused)>>>,
+    epoch: Instant,
+}
+
+impl RefusalLog {
+    pub(super) fn new() -> Self {
+        Self { limit: Arc::default(), epoch: Instant::now() }
+    }
+
+    /// Whether this may be told now, and how many like it were not told before.
+    pub(super) fn admit(&self, from: &NodeAddr, what: Refused) -> Option<u64> {
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        limit.admit((from.clone(), what), to_ms(self.epoch.elapsed()))
+    }
 }
 
 impl Driver {

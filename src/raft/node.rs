@@ -1,12 +1,14 @@
 //! The public face: inputs are calls, outputs come out of [`Raft::ready`].
 
 use std::collections::VecDeque;
+use std::mem::{Discriminant, discriminant};
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::log_limit::LogLimit;
 use crate::raft::delivery::{Delivery, Next};
 use crate::raft::log::Log;
 use crate::raft::nonsense::{self, Nonsense};
@@ -75,6 +77,7 @@ pub struct Raft {
     pub(super) leader_silent_ticks: u32,
     reported: SoftState,
     refused: u64,
+    refusals_logged: LogLimit<(Incarnation, Discriminant<Nonsense>)>,
     /// The machine is wrong: see `quarantine`.
     pub(super) is_quarantined: bool,
 }
@@ -105,6 +108,7 @@ impl Raft {
             leader_silent_ticks: 0,
             reported,
             refused: 0,
+            refusals_logged: LogLimit::default(),
             is_quarantined: false,
         };
         raft.follow(raft.term(), None);
@@ -373,6 +377,8 @@ impl Raft {
 
     pub(super) fn refuse(&mut self, from: Incarnation, why: Nonsense) {
         self.refused += 1;
-        tracing::warn!(me = %self.id, %from, %why, "refused a message that no correct peer sends");
+        if let Some(unlogged) = self.refusals_logged.admit((from, discriminant(&why)), self.clock_ms) {
+            tracing::warn!(me = %self.id, %from, %why, unlogged, "refused a message that no correct peer sends");
+        }
     }
 }

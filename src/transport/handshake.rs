@@ -1,9 +1,9 @@
 //! The accepting side: who is let in. Handshakes are bounded in number and time, and one that fails stops nothing.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use tokio::sync::{Semaphore, mpsc};
@@ -17,6 +17,7 @@ use super::keyring::{Keyring, Keys};
 use super::limits::{Census, Limits};
 use super::tuning;
 use super::verify::{Seen, VerifyClient};
+use crate::log_limit::LogLimit;
 
 /// The byte on the first stream that a server opens: the client is let in.
 pub(super) const WELCOME: u8 = 1;
@@ -29,6 +30,9 @@ pub(super) struct Doorkeeper {
     timeout: Duration,
     protocols: &'static [Protocol],
     refused: AtomicU64,
+    /// Of refusals to whom, from where, since when the clock runs.
+    logged: Mutex<LogLimit<(IpAddr, String)>>,
+    epoch: Instant,
 }
 
 /// Why a connection was not let in.
@@ -53,7 +57,8 @@ impl Doorkeeper {
         let handshakes = Arc::new(Semaphore::new(tuning::MAX_HANDSHAKES));
         let census = Census::new(limits);
         let (timeout, refused) = (limits.handshake, AtomicU64::new(0));
-        Ok(Self { keyring, census, handshakes, timeout, protocols, refused })
+        let (logged, epoch) = (Mutex::default(), Instant::now());
+        Ok(Self { keyring, census, handshakes, timeout, protocols, refused, logged, epoch })
     }
 
     /// What the endpoint answers strangers with until they are looked at one by one.
@@ -95,8 +100,17 @@ impl Doorkeeper {
         };
         self.refused.fetch_add(1, Ordering::Relaxed);
         let identity = refused.identity.map_or_else(|| "unknown".to_owned(), |role| role.to_string());
-        tracing::warn!(%remote, %identity, reason = %refused.reason, "refused a connection");
+        if let Some(unlogged) = self.may_log(remote.ip(), &identity) {
+            tracing::warn!(%remote, %identity, reason = %refused.reason, unlogged, "refused a connection");
+        }
         None
+    }
+
+    /// Whether the log may tell of a refusal, and of how many it did not before.
+    fn may_log(&self, remote: IpAddr, identity: &str) -> Option<u64> {
+        let now_ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.admit((remote, identity.to_owned()), now_ms)
     }
 
     async fn let_in(&self, incoming: quinn::Incoming, remote: SocketAddr, seen: &Seen) -> Result<Incoming, Refused> {

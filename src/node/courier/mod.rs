@@ -19,6 +19,7 @@ use crate::node::NodeError;
 use crate::node::config::Listen;
 use crate::node::driver::Event;
 use crate::node::frames::PeerFrame;
+use crate::node::refusals::RefusalLog;
 use crate::protocol::SnapshotProgress;
 use crate::store::Snapshots;
 use crate::transport::{Credentials, Endpoint, Incoming, Limits, Role, bind};
@@ -42,6 +43,7 @@ pub(super) struct CourierParts {
     pub(super) advertised: Option<NodeAddr>,
     pub(super) credentials: Credentials,
     pub(super) snapshots: Snapshots,
+    pub(super) refusal_log: RefusalLog,
     pub(super) events: mpsc::Sender<Event>,
     /// What it sends at most, over all snapshots; 0 for no limit.
     pub(super) bytes_per_second: u64,
@@ -76,6 +78,7 @@ struct Order {
 struct Context {
     endpoint: Endpoint,
     snapshots: Snapshots,
+    refusal_log: RefusalLog,
     events: mpsc::Sender<Event>,
     shipments: Shipments,
     pace: Pace,
@@ -112,6 +115,7 @@ impl Courier {
                 let context = Context {
                     endpoint,
                     snapshots: parts.snapshots,
+                    refusal_log: parts.refusal_log,
                     events: parts.events,
                     shipments,
                     pace: Pace::new(parts.bytes_per_second),

@@ -14,7 +14,7 @@ use super::shipments::{Direction, Shipment};
 use crate::codec;
 use crate::node::driver::Event;
 use crate::node::frames::{BulkReply, PeerFrame, SnapshotOffer};
-use crate::node::refusals::Refusal;
+use crate::node::refusals::{Refusal, Refused};
 use crate::protocol::SnapshotProgress;
 use crate::raft::Message;
 use crate::store::{SnapshotIdentity, SnapshotReceiver, StoreError};
@@ -54,8 +54,10 @@ pub(super) async fn serve(context: Arc<Context>, from: NodeAddr, connection: Con
                 Ok(offered) => take(&context, &from, offered).await,
                 Err(error) => Err(error.into()),
             };
-            if let Err(error) = taken {
-                tracing::warn!(node = %from, %error, "a snapshot from another node was not received");
+            if let Err(error) = taken
+                && let Some(unlogged) = context.refusal_log.admit(&from, Refused::Snapshot)
+            {
+                tracing::warn!(node = %from, %error, unlogged, "a snapshot from another node was not received");
             }
         });
     }
