@@ -243,6 +243,7 @@ async fn run(
         snapshots: store.snapshots(),
         refusal_log: refusal_log.clone(),
         events: events.clone(),
+        min_free_bytes: tuning.min_free_bytes,
         bytes_per_second: tuning.snapshot_bytes_per_second,
     })?;
     let hosts = events.clone();

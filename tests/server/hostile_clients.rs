@@ -4,16 +4,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use zraft::client::{Kv, LightSession};
+use zraft::client::{Kv, KvCommand, KvQuery, LightSession, NewCluster};
 use zraft::codec;
-use zraft::protocol::{Reply, Request, RequestError, SessionEvent, SessionRequest, SessionSecret, SessionStart};
+use zraft::protocol::{
+    MAX_TRIGGERS, Reply, Request, RequestError, SessionEvent, SessionRefusal, SessionRequest, SessionSecret,
+    SessionStart, TriggerId,
+};
+use zraft::settings::Settings;
 use zraft::transport::{
     Connection, Credentials, Endpoint, FrameError, FrameReader, FrameWriter, Protocol, RecvStream, SendStream, TlsFiles,
 };
-use zraft::types::SessionId;
+use zraft::types::{PeerId, SessionId};
 
 use crate::harness::{Nodes, PATIENCE, runtime};
 use crate::load::patient;
+
+const KV: &[u8] = include_bytes!("../../guests/dist/kv.wasm");
 
 const MAX_BYTES: usize = 32 << 20;
 /// What the node may grow by in each of these cases, in bytes: what one identity may make it hold, some of it twice, and what
@@ -102,6 +108,30 @@ fn garbage_is_answered_with_an_error_and_a_length_too_large_ends_its_stream_alon
 }
 
 #[test]
+fn a_stream_carries_any_number_of_requests_one_after_the_other() {
+    while_alice_is_served(async |mallory, nodes| {
+        let connection = mallory.connect(&nodes).await;
+        let (mut writer, mut reader) = frames(connection.open_bi().await.unwrap());
+        // More than the streams that a connection may have, some of them sent before others are answered.
+        const ROUNDS: usize = 300;
+        const AHEAD: usize = 4;
+        for _ in 0..ROUNDS {
+            for _ in 0..AHEAD {
+                writer.write(&query(b"no query of kv")).await.unwrap();
+            }
+            for _ in 0..AHEAD {
+                assert!(matches!(reply(&mut reader).await, Reply::Answered { reply: Err(_) }));
+                reader.dealt_with();
+            }
+        }
+        // What cannot be followed ends it.
+        writer.write(&codec::encode(&Request::Status)).await.unwrap();
+        assert!(matches!(reply(&mut reader).await, Reply::Status(_)));
+        assert!(matches!(reader.next().await, Ok(None)), "the node ends the stream");
+    });
+}
+
+#[test]
 fn requests_that_are_begun_and_not_ended_are_bounded_in_memory_and_time() {
     while_alice_is_served(async |mallory, nodes| {
         let connection = mallory.connect(&nodes).await;
@@ -137,7 +167,7 @@ fn requests_that_are_begun_and_not_ended_are_bounded_in_memory_and_time() {
 #[test]
 fn replies_that_are_not_read_are_not_kept() {
     while_alice_is_served(async |mallory, nodes| {
-        let get = codec::encode(&zraft::client::KvQuery::Get { key: b"a".to_vec() });
+        let get = codec::encode(&KvQuery::Get { key: b"a".to_vec() });
         let mut unread = Vec::new();
         // Half a megabyte each: a gigabyte, if they were kept.
         for _ in 0..4 {
@@ -198,7 +228,7 @@ fn a_session_of_another_or_with_numbers_of_its_own_is_denied() {
         let (mut writer, mut reader) = begin(SessionStart::Open { timeout_ms: 10_000, secret }).await;
         let SessionEvent::Attached { session } = event(&mut reader).await else { panic!("not attached") };
         let write = |seq, acked_up_to| {
-            let data = Bytes::from(codec::encode(&zraft::client::KvCommand::Put { key: b"m".to_vec(), value: vec![] }));
+            let data = Bytes::from(codec::encode(&KvCommand::Put { key: b"m".to_vec(), value: vec![] }));
             codec::encode(&SessionRequest::Write { seq, acked_up_to, is_ephemeral: false, data })
         };
         for (seq, is_run) in [(5, false), (1, true), (0, false)] {
@@ -219,5 +249,46 @@ fn a_session_of_another_or_with_numbers_of_its_own_is_denied() {
         writer.write(&[0xff; 50]).await.unwrap();
         let ended = event(&mut reader).await;
         assert!(matches!(ended, SessionEvent::Detached(RequestError::Invalid { .. })), "{ended:?}");
+    });
+}
+
+#[test]
+fn triggers_and_sessions_beyond_what_one_may_have_are_refused() {
+    while_alice_is_served(async |mallory, nodes| {
+        const MAX_SESSIONS: u64 = 3;
+        let peer: PeerId = format!("few@{}", nodes.address(0)).parse().unwrap();
+        let settings = Settings { max_sessions_per_identity: MAX_SESSIONS, ..Settings::default() };
+        let new = NewCluster { settings, ..NewCluster::new(vec![peer], Bytes::from_static(KV)) };
+        nodes.client().create(new).await.unwrap();
+        let connection = mallory.connect(&nodes).await;
+        let open = async || {
+            let start = SessionStart::Open { timeout_ms: 60_000, secret: SessionSecret(7) };
+            let (mut writer, mut reader) = frames(connection.open_bi().await.unwrap());
+            writer.write(&codec::encode(&Request::Session { peer: "few".to_owned(), start })).await.unwrap();
+            let first: SessionEvent = codec::decode(&reader.next().await.unwrap().unwrap()).unwrap();
+            (first, writer, reader)
+        };
+        let mut held = Vec::new();
+        for _ in 0..MAX_SESSIONS {
+            let (first, writer, reader) = open().await;
+            assert!(matches!(first, SessionEvent::Attached { .. }), "{first:?}");
+            held.push((writer, reader));
+        }
+        let refused = SessionEvent::Detached(RequestError::NotOpened(SessionRefusal::TooManyOfIdentity));
+        assert_eq!(open().await.0, refused);
+
+        let (writer, reader) = &mut held[0];
+        let request = Bytes::from(codec::encode(&KvQuery::Get { key: b"a".to_vec() }));
+        for id in 0..=MAX_TRIGGERS as u64 {
+            let query = SessionRequest::Query { id: TriggerId(id), request: request.clone(), watch: true };
+            writer.write(&codec::encode(&query)).await.unwrap();
+            let event = codec::decode(&reader.next().await.unwrap().unwrap()).unwrap();
+            let SessionEvent::Answered { result, .. } = event else { panic!("not answered: {event:?}") };
+            match result {
+                Ok(_) => assert!(id < MAX_TRIGGERS as u64, "it is one more than there may be"),
+                Err(error) => assert_eq!((id, error), (MAX_TRIGGERS as u64, RequestError::TooMuch)),
+            }
+            reader.dealt_with();
+        }
     });
 }

@@ -45,6 +45,8 @@ pub(super) struct CourierParts {
     pub(super) snapshots: Snapshots,
     pub(super) refusal_log: RefusalLog,
     pub(super) events: mpsc::Sender<Event>,
+    /// What is to stay free on the disk of the snapshots, in bytes: others must not be able to fill it.
+    pub(super) min_free_bytes: u64,
     /// What it sends at most, over all snapshots; 0 for no limit.
     pub(super) bytes_per_second: u64,
 }
@@ -78,6 +80,7 @@ struct Order {
 struct Context {
     endpoint: Endpoint,
     snapshots: Snapshots,
+    min_free_bytes: u64,
     refusal_log: RefusalLog,
     events: mpsc::Sender<Event>,
     shipments: Shipments,
@@ -115,6 +118,7 @@ impl Courier {
                 let context = Context {
                     endpoint,
                     snapshots: parts.snapshots,
+                    min_free_bytes: parts.min_free_bytes,
                     refusal_log: parts.refusal_log,
                     events: parts.events,
                     shipments,

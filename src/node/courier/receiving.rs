@@ -128,11 +128,16 @@ async fn prepare<'a>(
     })
     .await?;
     let began_at_bytes = receiver.received_bytes();
-    if identity.size_bytes - began_at_bytes > free_bytes {
+    if !has_room(identity.size_bytes - began_at_bytes, free_bytes, context.min_free_bytes) {
         return Err(ReceiveError::Refused("there is no room for it on the disk"));
     }
     let offer = SnapshotOffer { frame, identity };
     Ok(IncomingSnapshot { offer, began_at_bytes, receiver: Some(receiver), turn, _permit: permit })
+}
+
+/// Whether so much may be written to a disk with so much left. The log, for which room is kept, may be on it too.
+fn has_room(wanted_bytes: u64, free_bytes: u64, min_free_bytes: u64) -> bool {
+    wanted_bytes <= free_bytes.saturating_sub(min_free_bytes)
 }
 
 impl IncomingSnapshot<'_> {
@@ -292,6 +297,12 @@ mod tests {
     use super::*;
 
     const PEER: Incarnation = Incarnation(1);
+
+    #[test]
+    fn a_snapshot_leaves_the_room_that_is_to_stay_free() {
+        assert!(has_room(60, 100, 40) && has_room(0, 10, 40), "what is here already needs no room");
+        assert!(!has_room(61, 100, 40) && !has_room(1, 10, 40) && !has_room(u64::MAX, u64::MAX, 1));
+    }
 
     #[tokio::test]
     async fn a_later_offer_takes_the_turn_but_not_from_a_later_leader() {

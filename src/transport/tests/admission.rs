@@ -69,13 +69,17 @@ async fn a_server_of_another_ca_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn expired_certificates_are_refused_by_either_side() {
+async fn certificates_that_are_expired_or_not_yet_valid_are_refused() {
     let (log, ca) = (Log::capture(), authority());
     let (_server, addr) = node(&ca);
     let late = Endpoint::client(expired_credentials(&ca, &Role::Client("late".to_owned()))).unwrap();
     let error = within(late.connect(&addr, Protocol::Client)).await.unwrap_err();
     assert!(matches!(&error, ConnectError::RefusedByServer { reason, .. } if reason.contains("expired")), "{error}");
     log.has(&["WARN", "zraft://client/late", "has expired"]).await;
+    let early = Endpoint::client(early_credentials(&ca, &Role::Client("early".to_owned()))).unwrap();
+    let error = within(early.connect(&addr, Protocol::Client)).await.unwrap_err();
+    assert!(matches!(&error, ConnectError::RefusedByServer { .. }), "{error}");
+    log.has(&["WARN", "zraft://client/early", "not valid yet"]).await;
 
     let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let addr: NodeAddr = socket.local_addr().unwrap().to_string().parse().unwrap();

@@ -28,9 +28,24 @@ fn credentials(trusted: &CertificateAuthority, issued: &Issued) -> Credentials {
 /// A certificate that expired an hour ago, accepted as one's own as if it had not.
 fn expired_credentials(ca: &CertificateAuthority, role: &Role) -> Credentials {
     let hours_ago = |hours: u64| SystemTime::now() - Duration::from_secs(hours * 3600);
-    let issued = ca.issue(role, &["127.0.0.1"], (hours_ago(3), hours_ago(1))).unwrap();
+    credentials_of_another_time(ca, role, (hours_ago(3), hours_ago(1)), hours_ago(2))
+}
+
+/// A certificate that is valid in an hour, accepted as one's own as if it were.
+fn early_credentials(ca: &CertificateAuthority, role: &Role) -> Credentials {
+    let in_hours = |hours: u64| SystemTime::now() + Duration::from_secs(hours * 3600);
+    credentials_of_another_time(ca, role, (in_hours(1), in_hours(3)), in_hours(2))
+}
+
+fn credentials_of_another_time(
+    ca: &CertificateAuthority,
+    role: &Role,
+    valid: (SystemTime, SystemTime),
+    at: SystemTime,
+) -> Credentials {
+    let issued = ca.issue(role, &["127.0.0.1"], valid).unwrap();
     let (cert, key) = (issued.cert_pem.as_bytes(), issued.key_pem.as_bytes());
-    Credentials::from_pem_at(ca.pem().cert_pem.as_bytes(), cert, key, hours_ago(2)).unwrap()
+    Credentials::from_pem_at(ca.pem().cert_pem.as_bytes(), cert, key, at).unwrap()
 }
 
 fn client(ca: &CertificateAuthority) -> Endpoint {
