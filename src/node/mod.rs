@@ -19,6 +19,8 @@ mod config;
 mod courier;
 mod departure;
 mod driver;
+#[cfg(test)]
+mod formats;
 mod frames;
 mod guests;
 mod host;

@@ -302,6 +302,46 @@ mod tests {
         Entry { term: Term(2), index: Index(index), time_ms: 1_000, payload }
     }
 
+    /// The codec writes no names and no versions: another field is another format. If this fails, [`VERSION`] is to be raised.
+    #[test]
+    fn a_round_is_written_as_it_was_agreed_on() {
+        let peers = Configuration::of(std::collections::BTreeMap::from([(Incarnation(1), "kv@h:1".parse().unwrap())]));
+        let position = LogPosition::new(Term(2), Index(7));
+        let restored = Restored {
+            hard_state: HardState { term: Term(2), vote: Some(Incarnation(1)), commit: Index(8) },
+            snapshot: Some(SnapshotMeta { position, time_ms: 1_000, configuration: peers.clone() }),
+            base: position,
+            last: Index(9),
+            last_time_ms: 1_000,
+            terms: vec![position],
+            configurations: vec![(Index(7), peers.clone())],
+            verdicts: vec![(Index(9), Verdict { on: Index(8), ruling: Bytes::from_static(b"r") })],
+        };
+        let write = Header::Write {
+            hard_state: Some(restored.hard_state),
+            snapshot: restored.snapshot.clone(),
+            discard_through: Some(position),
+            truncate_from: Some(Index(8)),
+        };
+        let mut builder = RoundBuilder::new(7);
+        builder.record(Incarnation(1), &Header::Create { record: Bytes::from_static(b"one") }, 0);
+        builder.record(Incarnation(1), &Header::Remove, 0);
+        builder.record(Incarnation(1), &write, 2);
+        for payload in [Payload::Noop, Payload::Membership(peers)] {
+            builder.entry(&Entry { payload, ..entry(8) });
+        }
+        builder.record(Incarnation(1), &Header::Moved { record: Bytes::from_static(b"one"), restored }, 1);
+        builder.entry(&Entry { payload: Payload::Data(Bytes::from_static(b"d")), ..entry(9) });
+        let hex: String = builder.finish().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "012ba5a39a0100036f6e650001010001020102010108010207fbe8030101066b7640683a3100000001020701080206000000\
+             1408c1110208fbe8030012000000aab8cedf0208fbe803010101066b7640683a310000000103036f6e6502010108010207fb\
+             e8030101066b7640683a31000000020709fbe80301020701070101066b7640683a310000000109080172010800000083179b\
+             970209fbe803020164"
+        );
+    }
+
     fn sample() -> (Vec<u8>, Location) {
         let mut builder = RoundBuilder::new(7);
         assert!(builder.is_empty());
