@@ -1,6 +1,8 @@
 //! Connections to nodes, and one request over them.
 
 use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +35,8 @@ struct Link {
     connection: Connection,
     /// Streams on which everything asked was answered, the last used last: to ask on one of these costs less than to open one.
     idle: Mutex<Vec<(FrameWriter, FrameReader)>>,
+    /// Something was asked, and nothing at all has come since, not even that it has arrived.
+    is_silent: AtomicBool,
 }
 
 /// Why a request got no answer.
@@ -139,7 +143,7 @@ impl Client {
                 exchange(&link.connection, request, body).await
             }
         };
-        match tokio::time::timeout_at(started + timeout, exchange).await {
+        match tokio::time::timeout_at(started + timeout, link.listen_during(exchange)).await {
             Err(_) => Err(CallError::Timeout { node: node.clone(), after: timeout }),
             Ok(Err(source)) => Err(CallError::Lost { node: node.clone(), source }),
             Ok(Ok(reply)) => reply.map_err(|source| CallError::Malformed { node: node.clone(), source }),
@@ -160,7 +164,11 @@ impl Client {
         let slot = self.slot(node);
         let connect = slot.get_or_try_init(|| async {
             let connection = self.inner.endpoint.connect(node, Protocol::Client).await?;
-            Ok::<_, ConnectError>(Arc::new(Link { connection, idle: Mutex::default() }))
+            Ok::<_, ConnectError>(Arc::new(Link {
+                connection,
+                idle: Mutex::default(),
+                is_silent: AtomicBool::new(false),
+            }))
         });
         match tokio::time::timeout(timeout, connect).await {
             Ok(connected) => Ok(connected?.clone()),
@@ -168,8 +176,8 @@ impl Client {
         }
     }
 
-    /// Whether the connection to a node has been lost since it was last used, or the node has said that it goes: told once for
-    /// each connection.
+    /// Whether the connection to a node has been lost since it was last used, or the node is silent or has said that it goes: told
+    /// once for each connection.
     pub(super) fn has_lost(&self, node: &NodeAddr) -> bool {
         let mut connections = self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let has_lost = connections.get(node).is_some_and(|slot| is_of_no_use(slot));
@@ -192,12 +200,34 @@ impl Client {
 
 /// Whether the connection is gone, or another is to be asked. What was asked on it goes on.
 fn is_of_no_use(slot: &OnceCell<Arc<Link>>) -> bool {
-    slot.get().is_some_and(|link| link.connection.is_closed() || link.connection.was_told_to_go_away())
+    slot.get().is_some_and(|link| {
+        let is_silent = link.is_silent.load(Ordering::Relaxed);
+        is_silent || link.connection.is_closed() || link.connection.was_told_to_go_away()
+    })
 }
 
 impl Link {
     /// Streams that are kept; others are closed.
     const MAX_IDLE_STREAMS: usize = 256;
+    /// A node is silent of which nothing has come for so long, or three times as long as it takes there and back, though something
+    /// was sent to it. It is half of an election timeout, so nobody waits for a dead leader when there is another one.
+    const SILENT_AFTER: Duration = Duration::from_millis(250);
+    const SILENT_AFTER_RTTS: u32 = 3;
+
+    /// Waits for an answer, and finds out meanwhile whether the node is silent. What was asked may still be answered, if it
+    /// only stood still; but others are asked from then on.
+    async fn listen_during<T>(&self, exchange: impl Future<Output = T>) -> T {
+        let mut exchange = pin!(exchange);
+        let before = self.connection.received_datagrams();
+        let patience = Self::SILENT_AFTER.max(self.connection.rtt() * Self::SILENT_AFTER_RTTS);
+        if let Ok(answer) = tokio::time::timeout(patience, &mut exchange).await {
+            return answer;
+        }
+        if self.connection.received_datagrams() == before {
+            self.is_silent.store(true, Ordering::Relaxed);
+        }
+        exchange.await
+    }
 
     /// Asks on a stream that others may ask on later.
     async fn ask(&self, request: &Request) -> Result<Result<Reply, DecodeError>, FrameError> {
@@ -254,3 +284,134 @@ async fn begin(connection: &Connection, request: &Request) -> Result<(FrameWrite
 
 /// Bytes of a body in one frame.
 const BODY_CHUNK_BYTES: usize = 256 << 10;
+
+#[cfg(all(test, feature = "server"))]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::net::UdpSocket;
+
+    use super::*;
+    use crate::transport::issue::CertificateAuthority;
+    use crate::transport::{Limits, bind};
+
+    const TIMEOUT: Duration = Duration::from_secs(20);
+
+    /// A node that answers each request of each stream with what it asks for, and counts the streams.
+    async fn answer(endpoint: Endpoint, streams: Arc<AtomicUsize>) {
+        let connection = endpoint.accept().await.unwrap().connection;
+        while let Ok((send, recv)) = connection.accept_bi().await {
+            streams.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let (mut writer, mut reader) =
+                    (FrameWriter::new(send, MAX_FRAME_BYTES), FrameReader::new(recv, MAX_FRAME_BYTES));
+                while let Ok(Some(frame)) = reader.next().await {
+                    let Ok(Request::Query { request, .. }) = codec::decode(&frame) else { panic!("only queries come") };
+                    let reply = match &request[..] {
+                        b"too much" => Reply::Failed(RequestError::Overloaded),
+                        b"never" => continue,
+                        _ => Reply::Answered { reply: Ok(request) },
+                    };
+                    writer.write(&codec::encode(&reply)).await.unwrap();
+                    reader.dealt_with();
+                }
+            });
+        }
+    }
+
+    /// A client, and a node that is found at an address, though its socket is another.
+    fn client_and_node(at: Option<NodeAddr>) -> (Client, NodeAddr, std::net::SocketAddr, Arc<AtomicUsize>) {
+        let ca = CertificateAuthority::create("test CA", 1).unwrap();
+        let credentials = |issued: crate::transport::issue::Issued| {
+            let trusted = &ca.pem().cert_pem;
+            Credentials::from_pem(trusted.as_bytes(), issued.cert_pem.as_bytes(), issued.key_pem.as_bytes()).unwrap()
+        };
+        let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let node = at.unwrap_or_else(|| address.to_string().parse().unwrap());
+        let server = credentials(ca.issue_node(&node, &[], 1).unwrap());
+        let server = Endpoint::server_on(socket, server, Limits::default()).unwrap();
+        let streams = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(answer(server, Arc::clone(&streams)));
+        (Client::new(credentials(ca.issue_client("ann", 1).unwrap())).unwrap(), node, address, streams)
+    }
+
+    /// Passes packets on between who dials a socket and a node, until it is told to cut them off from each other.
+    async fn pass(front: UdpSocket, node: std::net::SocketAddr, is_cut: Arc<AtomicBool>) {
+        let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (mut client, mut there, mut here) = (None, vec![0; 1 << 16], vec![0; 1 << 16]);
+        loop {
+            tokio::select! {
+                Ok((size, from)) = front.recv_from(&mut there) => {
+                    client = Some(from);
+                    if !is_cut.load(Ordering::SeqCst) {
+                        back.send_to(&there[..size], node).await.unwrap();
+                    }
+                }
+                Ok((size, _)) = back.recv_from(&mut here) => {
+                    if let Some(client) = client.filter(|_| !is_cut.load(Ordering::SeqCst)) {
+                        front.send_to(&here[..size], client).await.unwrap();
+                    }
+                }
+            }
+        }
+    }
+
+    fn query(what: &str) -> Request {
+        let request = Bytes::copy_from_slice(what.as_bytes());
+        Request::Query { peer: "kv".to_owned(), request, timeout_ms: 1_000 }
+    }
+
+    #[tokio::test]
+    async fn a_node_of_which_nothing_comes_is_passed_over_and_one_that_takes_long_is_not() {
+        let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = front.local_addr().unwrap().to_string().parse().unwrap();
+        let (client, node, address, _) = client_and_node(Some(at));
+        let is_cut = Arc::new(AtomicBool::new(false));
+        tokio::spawn(pass(front, address, Arc::clone(&is_cut)));
+        client.call(&node, &query("a"), TIMEOUT).await.unwrap();
+        // It has said that this has arrived.
+        let long = client.call(&node, &query("never"), 4 * Link::SILENT_AFTER).await;
+        assert!(matches!(long, Err(CallError::Timeout { .. })), "{long:?}");
+        assert!(!client.has_lost(&node));
+        is_cut.store(true, Ordering::SeqCst);
+        let waiting = query("b");
+        let waits = client.call(&node, &waiting, TIMEOUT);
+        let is_passed_over = async {
+            while !client.has_lost(&node) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            is_cut.store(false, Ordering::SeqCst);
+        };
+        let (answered, ()) = tokio::join!(waits, async {
+            tokio::time::timeout(TIMEOUT, is_passed_over).await.expect("others are asked")
+        });
+        assert_eq!(answered.unwrap(), Reply::Answered { reply: Ok(Bytes::from_static(b"b")) }, "who waits gets it yet");
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_used_again_unless_something_on_it_was_left_open() {
+        let (client, node, _, streams) = client_and_node(None);
+        let ask = async |what: &str, timeout| {
+            let expected = Reply::Answered { reply: Ok(Bytes::copy_from_slice(what.as_bytes())) };
+            (client.call(&node, &query(what), timeout).await, expected)
+        };
+        for number in 0..100 {
+            let (found, expected) = ask(&number.to_string(), TIMEOUT).await;
+            assert_eq!(found.unwrap(), expected);
+        }
+        assert_eq!(streams.load(Ordering::SeqCst), 1, "one after the other takes one stream");
+        // As many streams as requests that wait at once, and the same again for the next.
+        for _ in 0..10 {
+            let (one, other) = tokio::join!(ask("one", TIMEOUT), ask("other", TIMEOUT));
+            assert_eq!((one.0.unwrap(), other.0.unwrap()), (one.1, other.1));
+        }
+        assert_eq!(streams.load(Ordering::SeqCst), 2);
+        // An answer that comes late must not be taken for that to the next question.
+        assert!(matches!(ask("never", Duration::from_millis(100)).await.0, Err(CallError::Timeout { .. })));
+        assert!(matches!(ask("too much", TIMEOUT).await.0, Ok(Reply::Failed(RequestError::Overloaded))));
+        let (found, expected) = ask("after", TIMEOUT).await;
+        assert_eq!(found.unwrap(), expected);
+        assert_eq!(streams.load(Ordering::SeqCst), 3);
+    }
+}

@@ -94,6 +94,13 @@ impl Connection {
         self.quic.rtt()
     }
 
+    /// How many datagrams have come from the other side, which acknowledges what it gets: one to which something was sent and of
+    /// which nothing comes is gone, cut off, or stands still.
+    #[must_use]
+    pub fn received_datagrams(&self) -> u64 {
+        self.quic.stats().udp_rx.datagrams
+    }
+
     /// Opens a stream in both directions. Waits while the other side's limit on streams is reached. The other side
     /// learns of the stream with the first bytes on it.
     ///
