@@ -6,6 +6,8 @@
 //! cargo bench --bench nodes -- transfer      # a snapshot of 1 GB sent to a node, beside plain TCP; five minutes
 //! cargo bench --bench nodes -- transfer 100  # of so many MB
 //! cargo bench --bench nodes -- neighbours    # writes beside clusters whose component does its worst; three minutes
+//! cargo bench --bench nodes -- hostile       # writes beside clients that do their worst; five minutes
+//! cargo bench --bench nodes -- failover      # without a write, when the leader's node dies or is stopped; three minutes
 //! ```
 //!
 //! It works in a folder of its own under `target/`, or under `ZRAFT_BENCH_DIR`, which must be on a real disk. A state of 1 GB
@@ -14,9 +16,11 @@
 //!
 //! Ends with exit code 1 when a target is missed.
 
+mod failover;
 #[path = "../../tests/server/harness.rs"]
 #[expect(dead_code, reason = "the tests of the server need more of it")]
 mod harness;
+mod hostile;
 #[path = "../common/judge.rs"]
 mod judge;
 mod load;
@@ -30,7 +34,7 @@ use std::process::ExitCode;
 
 use tempfile::TempDir;
 
-const USAGE: &str = "usage: cargo bench --bench nodes -- state [MB] | transfer [MB] | neighbours";
+const USAGE: &str = "usage: cargo bench --bench nodes -- state [MB] | transfer [MB] | neighbours | hostile | failover";
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
@@ -42,6 +46,8 @@ fn main() -> ExitCode {
         ["transfer"] => transfer::measure(folder().path(), transfer::MEGABYTES),
         ["transfer", megabytes] => transfer::measure(folder().path(), megabytes.parse().expect(USAGE)),
         ["neighbours"] => neighbours::measure(folder().path()),
+        ["hostile"] => hostile::measure(folder().path()),
+        ["failover"] => failover::measure(folder().path()),
         // What `cargo bench` runs without a choice should not take a quarter of an hour.
         [] => {
             println!("{USAGE}");
