@@ -23,25 +23,24 @@ use crate::node::frames::{ClusterSpec, NodeFrame, PeerFrame, StandingFrame};
 use crate::node::guests::{GuestThreads, Guests};
 use crate::node::host::{HostEvent, HostJob};
 use crate::node::hosting::{HostedPeer, Starting};
-use crate::node::journey::{Asker, Journey, Journeys};
+use crate::node::journey::{Journey, Journeys};
 use crate::node::lifecycle::{PeerRecord, Reservations};
 use crate::node::links::{ClientLink, LinkSender};
 use crate::node::members::{Plan, PlannedChange};
 use crate::node::network::Network;
 use crate::node::refusals::{Refusal, RefusalLog, Refused};
 use crate::node::space::FullDisks;
+use crate::node::waiting::{Asked, WaitingClient};
 use crate::protocol::{
     ChangeMembers, Membership, NodeStatus, PeerFailure, Reply, RequestError, SessionRequest, SessionStart,
 };
 use crate::raft::{self, Entry, Envelope, LogRead, Message, WriteToken};
-use crate::replica::{Answer, Effects, LinkId, Now, PeerMessage, Ticket, Wanted};
+use crate::replica::{Effects, LinkId, Now, PeerMessage, Ticket, Wanted};
 use crate::store::{Completion, Store, StoreError, StoredPeer};
 use crate::types::{ClusterId, Incarnation, Index, LogPosition, NodeAddr, PeerId};
 
 /// Events that wait for the loop. Who brings more has to wait.
 pub(super) const MAX_EVENTS: usize = 4096;
-/// Requests of clients that wait for their answer, over all peers of the node.
-const MAX_WAITING_CLIENTS: usize = 1 << 16;
 /// How long a node that stops waits for its guests.
 const GUESTS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Events taken into one round.
@@ -157,8 +156,8 @@ pub(super) struct Driver {
     pub(super) peers: BTreeMap<Incarnation, HostedPeer>,
     pub(super) names: BTreeMap<String, Incarnation>,
     pub(super) reservations: Reservations,
-    waiting: HashMap<Ticket, WaitingClient>,
-    next_ticket: u64,
+    pub(super) waiting: HashMap<Ticket, WaitingClient>,
+    pub(super) next_ticket: u64,
     /// The writes that are followed.
     pub(super) journeys: Journeys,
     /// The streams of sessions.
@@ -173,31 +172,6 @@ pub(super) struct Driver {
     /// Set once the node is to stop.
     pub(super) departure: Option<Departure>,
     epoch: Instant,
-}
-
-/// A client whose request a replica has.
-struct WaitingClient {
-    peer: Incarnation,
-    asked: Asked,
-    reply: oneshot::Sender<Reply>,
-}
-
-/// What a client has asked a replica.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Write,
-    Query,
-    Access,
-    SetAccess,
-}
-
-impl WaitingClient {
-    /// Answers that there will be no answer. What becomes of a write is then not known.
-    fn give_up(self, error: RequestError) {
-        let is_write = matches!(self.asked, Asked::Write | Asked::SetAccess);
-        let error = if is_write { RequestError::Unknown } else { error };
-        let _ = self.reply.send(Reply::Failed(error));
-    }
 }
 
 impl Driver {
@@ -360,50 +334,9 @@ impl Driver {
         None
     }
 
-    fn write(
-        &mut self,
-        name: &str,
-        (needs, asked): (Option<(String, Access)>, Asked),
-        command: &Command,
-        timeout_ms: u64,
-        journey: Option<Box<Journey>>,
-        reply: oneshot::Sender<Reply>,
-    ) {
-        let denied = needs.and_then(|(client, needed)| self.denied(name, &client, needed));
-        let full = || self.shortage(name).map(|nodes| RequestError::DiskFull { nodes });
-        if let Some(error) = denied.or_else(full) {
-            let _ = reply.send(Reply::Failed(error));
-            return;
-        }
-        let deadline_ms = self.now().monotonic_ms + timeout_ms;
-        if let Some((ticket, peer)) = self.admit(name, asked, reply) {
-            peer.replica.write(ticket, command.encode(), deadline_ms);
-            let peer = peer.replica.raft().id();
-            self.journeys.add(peer, Asker::Client(ticket), journey);
-        }
-    }
-
-    /// Why a client may not do what needs this, where the peer knows that it may not.
-    pub(super) fn denied(&self, name: &str, client: &str, needed: Access) -> Option<RequestError> {
-        let peer = self.peers.get(self.names.get(name)?)?;
-        peer.replica.check_access(client, needed).err().map(RequestError::AccessDenied)
-    }
-
-    /// Only a leader tells, as of its peers, once it knows that it still leads.
-    fn access(&mut self, name: &str, client: Option<String>, timeout_ms: u64, reply: oneshot::Sender<Reply>) {
-        if let Err(error) = self.leader_named(name) {
-            let _ = reply.send(Reply::Failed(error));
-            return;
-        }
-        let deadline_ms = self.now().monotonic_ms + timeout_ms;
-        if let Some((ticket, peer)) = self.admit(name, Asked::Access, reply) {
-            peer.replica.query(ticket, client, Wanted::Access, deadline_ms);
-        }
-    }
-
     /// The nodes whose full disks keep a peer that leads from taking writes. Who does not lead sends clients to the
     /// leader, which knows better.
-    fn shortage(&self, name: &str) -> Option<Vec<NodeAddr>> {
+    pub(super) fn shortage(&self, name: &str) -> Option<Vec<NodeAddr>> {
         self.shortage_at(*self.names.get(name)?)
     }
 
@@ -429,29 +362,6 @@ impl Driver {
         let peer = self.peers.get_mut(&incarnation).filter(|peer| peer.stopped.is_none())?;
         self.touched.insert(incarnation);
         Some(peer)
-    }
-
-    /// Mints a ticket for a client's request to a peer, or answers why it cannot be served.
-    fn admit(&mut self, name: &str, asked: Asked, reply: oneshot::Sender<Reply>) -> Option<(Ticket, &mut HostedPeer)> {
-        let named = self.names.get(name).and_then(|incarnation| Some((*incarnation, self.peers.get_mut(incarnation)?)));
-        let Some((incarnation, peer)) = named else {
-            let error = RequestError::NoSuchPeer { name: name.to_owned(), node: self.parts.node.clone() };
-            let _ = reply.send(Reply::Failed(error));
-            return None;
-        };
-        if let Some(reason) = &peer.stopped {
-            let _ = reply.send(Reply::Failed(RequestError::PeerStopped { reason: reason.clone() }));
-            return None;
-        }
-        if self.waiting.len() >= MAX_WAITING_CLIENTS {
-            let _ = reply.send(Reply::Failed(RequestError::Overloaded));
-            return None;
-        }
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
-        self.waiting.insert(ticket, WaitingClient { peer: incarnation, asked, reply });
-        self.touched.insert(incarnation);
-        Some((ticket, peer))
     }
 
     /// Hands a message to its peer, if it lives here and the sender is who the message says.
@@ -546,29 +456,6 @@ impl Driver {
         peer.stopped = Some(reason.to_owned());
         self.parts.guests.remove(incarnation);
         self.give_up_clients(incarnation, &RequestError::PeerStopped { reason: reason.to_owned() });
-    }
-
-    /// Answers all who wait for a peer that will not answer any more.
-    pub(super) fn give_up_clients(&mut self, incarnation: Incarnation, error: &RequestError) {
-        for (_, client) in self.waiting.extract_if(|_, client| client.peer == incarnation) {
-            client.give_up(error.clone());
-        }
-        self.end_links(incarnation, error);
-        self.journeys.forget_peer(incarnation);
-    }
-
-    fn answer(&mut self, Answer { ticket, result }: Answer) {
-        let Some(client) = self.waiting.remove(&ticket) else { return };
-        self.journeys.end(client.peer, Asker::Client(ticket), result.as_ref().map(|(index, _)| *index));
-        let access = self.peers.get(&client.peer).map(|peer| peer.replica.access());
-        let reply = result.map_or_else(Reply::Failed, |(index, reply)| match client.asked {
-            Asked::Write => Reply::Written { index, reply },
-            Asked::Query => Reply::Answered { reply },
-            Asked::Access => Reply::Access(access.cloned().unwrap_or_default()),
-            Asked::SetAccess => Reply::AccessSet { set_at: index },
-        });
-        // A client that has gone does not want its answer.
-        let _ = client.reply.send(reply);
     }
 
     /// Carries out what a replica wants done, and tells whether it wants more.

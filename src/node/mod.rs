@@ -39,6 +39,7 @@ mod settings;
 mod space;
 mod standing;
 mod transfer;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
