@@ -218,7 +218,7 @@ fn a_snapshot_that_is_not_what_was_announced_or_does_not_end_leaves_nothing() {
         let lies = [
             (flipped, identity, "checksum"),
             (bytes.clone(), SnapshotIdentity { checksum: checksum ^ 1, ..identity }, "another than was announced"),
-            (bytes.clone(), SnapshotIdentity { position: later, ..identity }, "position"),
+            (bytes.clone(), SnapshotIdentity { position: later, ..identity }, "it is the snapshot"),
             (longer, SnapshotIdentity { size_bytes: size_bytes + 1, ..identity }, "something follows its end"),
             (vec![0x5a; bytes.len()], identity, "does not begin like a snapshot"),
         ];
