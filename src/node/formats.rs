@@ -33,7 +33,7 @@ use crate::protocol::{
 };
 use crate::raft::{AppendReply, Configuration, Entry, Envelope, Message, Payload, ReadId, SnapshotMeta, Verdict};
 use crate::replica::{Judgement, PeerMessage, Report, Rider};
-use crate::settings::Settings;
+use crate::settings::{Budgets, Settings};
 use crate::store::{SnapshotHeader, SnapshotIdentity};
 use crate::transport::Protocol;
 use crate::types::{ClusterId, Digest, Incarnation, Index, LogPosition, PeerId, RoleName, SessionId, Term};
@@ -76,6 +76,7 @@ const CLUSTER: ClusterId = ClusterId(0x1234);
 const ONE: Incarnation = Incarnation(1);
 const TWO: Incarnation = Incarnation(2);
 const DIGEST: Digest = Digest([0xdd; 32]);
+const CHAIN: Digest = Digest([0xcc; 32]);
 const AT: LogPosition = LogPosition { term: Term(3), index: Index(9) };
 
 fn text(bytes: &'static str) -> Bytes {
@@ -88,6 +89,10 @@ fn name(text: &str) -> String {
 
 fn peer() -> PeerId {
     "kv@host:7400".parse().unwrap()
+}
+
+fn peer_named(name: &str) -> PeerId {
+    format!("{name}@host:7400").parse().unwrap()
 }
 
 fn configuration() -> Configuration {
@@ -112,8 +117,21 @@ fn fault() -> BackendFault {
     BackendFault { kind: GuestFault::BrokenContract, message: name("m") }
 }
 
+/// All values differ, so that fields which have changed places are noticed too.
+fn settings() -> Settings {
+    Settings {
+        max_log_count: 11,
+        min_log_percent: 12,
+        kept_log_count: 13,
+        max_sessions: 14,
+        max_sessions_per_identity: 15,
+        max_unacknowledged: 16,
+        budgets: Budgets { apply_fuel: 17, query_fuel: 18, chunk_fuel: 19, memory_bytes: 20 },
+    }
+}
+
 fn genesis() -> Genesis {
-    Genesis { cluster: CLUSTER, component: DIGEST, config: text("config"), settings: Settings::default() }
+    Genesis { cluster: CLUSTER, component: DIGEST, config: text("config"), settings: settings() }
 }
 
 fn introduction() -> Introduction {
@@ -211,7 +229,7 @@ fn what_is_on_disk_is_as_it_was_agreed_on() {
     golden.add("PeerRecord", &PeerRecord { peer: peer(), genesis: genesis(), introduction: Some(introduction()) });
     golden.add_each("Command", commands());
     golden.add_each("Ruling", [Ruling::Keep, Ruling::Skip(fault())]);
-    let (cluster, chain) = (CLUSTER, DIGEST);
+    let (cluster, chain) = (CLUSTER, CHAIN);
     golden.add("SnapshotHeader", &SnapshotHeader { cluster, meta: meta(), backend: DIGEST, chain, host: text("h") });
     golden.add_bytes("HostPart", &host_part());
     golden.check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/node/formats/disk.golden"));
@@ -253,7 +271,8 @@ fn what_nodes_say_to_each_other_is_as_it_was_agreed_on() {
     golden.add_each("NodeFrame.message", messages().into_iter().map(|message| NodeFrame::Peer(frame(message, None))));
     let (mark, trial) = (Some((Index(4), HashChain(DIGEST))), Some((Index(5), true)));
     let judgement = Judgement { judged: Index(3), verdict: Index(2), trial: Some(Index(5)), outcast: mark };
-    let report = Report { applied: mark, mark, trial, needs_after: Some(Index(6)) };
+    let applied = Some((Index(7), HashChain(CHAIN)));
+    let report = Report { applied, mark, trial, needs_after: Some(Index(6)) };
     let ridden = [Rider::Judgement(judgement), Rider::Report(report)];
     golden.add_each("NodeFrame.rider", ridden.map(|rider| NodeFrame::Peer(frame(Message::TimeoutNow, Some(rider)))));
     let standing = |content| NodeFrame::Standing(StandingFrame { cluster: CLUSTER, from: ONE, to: TWO, content });
@@ -263,7 +282,7 @@ fn what_nodes_say_to_each_other_is_as_it_was_agreed_on() {
         peers: vec![(ONE, peer())],
         component: DIGEST,
         config: text("config"),
-        settings: Settings::default(),
+        settings: settings(),
         access: access(),
         time_ms: 1_000,
         introduction: Some(introduction()),
@@ -303,14 +322,14 @@ fn node_status() -> NodeStatus {
         term: Term(3),
         leader: Some(peer()),
         members: vec![peer()],
-        joining: vec![peer()],
-        leaving: vec![peer()],
+        joining: vec![peer_named("joins")],
+        leaving: vec![peer_named("leaves")],
         followers: vec![follower],
         last: Index(9),
         first: Index(1),
         commit: Index(8),
         applied: Index(7),
-        chain: DIGEST,
+        chain: CHAIN,
         snapshot: Index(5),
         snapshot_time_ms: Some(1_000),
         snapshot_bytes: Some(2_000),
@@ -340,7 +359,7 @@ fn requests() -> Vec<Request> {
             component: DIGEST,
             component_size_bytes: 100,
             config: text("config"),
-            settings: Settings::default(),
+            settings: settings(),
             access: access(),
         }),
         Request::Members { peer: peer_name() },
@@ -358,8 +377,13 @@ fn requests() -> Vec<Request> {
 
 fn replies() -> Vec<Reply> {
     let index = Index(9);
-    let membership =
-        Membership { leader: peer(), index, peers: vec![peer()], joining: Vec::new(), leaving: Vec::new() };
+    let membership = Membership {
+        leader: peer(),
+        index,
+        peers: vec![peer()],
+        joining: vec![peer_named("joins")],
+        leaving: vec![peer_named("leaves")],
+    };
     vec![
         Reply::Written { index, reply: Err(name("no")) },
         Reply::Answered { reply: Ok(text("yes")) },
