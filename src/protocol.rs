@@ -7,6 +7,7 @@ mod fault;
 mod membership;
 mod session;
 mod status;
+mod upgrade;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ pub use session::{
     SessionRefusal, SessionRequest, SessionSecret, SessionStart, TriggerId, TriggerReason,
 };
 pub use status::{FollowerStatus, MachineStatus, Sending};
+pub use upgrade::{MAX_MIGRATION_BYTES, UpgradeCluster, UpgradeRefusal, UpgradeStatus};
 
 use crate::access::{AccessControl, AccessDenied, AccessList, AccessRefusal};
 use crate::settings::Settings;
@@ -119,6 +121,16 @@ pub enum Request {
         /// How long the node lets the request wait, in milliseconds.
         timeout_ms: u64,
     },
+    /// Move the cluster to another backend. The component's bytes follow on the stream. Only the leader does; another peer
+    /// answers [`RequestError::NotLeader`].
+    Upgrade {
+        /// The peer's name on the node.
+        peer: String,
+        /// To which.
+        upgrade: UpgradeCluster,
+        /// How long the node waits for the replicas, once they have the component, in milliseconds.
+        timeout_ms: u64,
+    },
 }
 
 impl Request {
@@ -188,6 +200,11 @@ pub enum Reply {
     },
     /// The request failed.
     Failed(RequestError),
+    /// The cluster runs the backend that was asked for.
+    Upgraded {
+        /// The entry that has moved it; none if it ran that already.
+        index: Option<Index>,
+    },
 }
 
 /// Why a request failed.
@@ -310,6 +327,9 @@ pub enum RequestError {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// A cluster was not moved to another backend: its own goes on, on all replicas.
+    #[error(transparent)]
+    NotUpgraded(UpgradeRefusal),
 }
 
 /// Why a peer could not start.
@@ -368,8 +388,10 @@ pub struct PeerStatus {
     pub incarnation: Incarnation,
     /// Its cluster.
     pub cluster: ClusterId,
-    /// Its backend.
+    /// The component that its machine runs.
     pub component: Digest,
+    /// How the latest upgrade has ended; none if the machine was made anew since.
+    pub upgrade: Option<UpgradeStatus>,
     /// Its role.
     pub role: RoleName,
     /// Its term.

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use kv::Kv;
 use zraft::machine::{
-    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, Fault, Key, Moment, Origin, SnapshotError,
-    StartError,
+    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, Budget, Fault, Key, Machine, Moment,
+    Origin, StartError, StateReader,
 };
 use zraft_backend::{Apply, Backend as _, Bincode, Decode, Encode, Query, Snapshot};
 
@@ -69,17 +69,10 @@ impl Backend for Native {
         Ok(to_keys(at.into_changed()))
     }
 
-    fn snapshot(
-        &mut self,
-        _: Moment,
-        max_chunk_bytes: u32,
-        sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
-    ) -> Result<(), SnapshotError> {
+    fn read_state(&mut self, _: Moment, _: Budget) -> Result<Box<dyn StateReader + '_>, Fault> {
         let mut reader = <Kv as Snapshot>::Reader::default();
-        while let Some(chunk) = self.0.next_chunk(&mut reader, max_chunk_bytes as usize) {
-            sink(chunk.into()).map_err(SnapshotError::Sink)?;
-        }
-        Ok(())
+        let next = move || self.0.next_chunk(&mut reader, Machine::MAX_CHUNK_BYTES as usize).map(Bytes::from);
+        Ok(Box::new(std::iter::from_fn(next)))
     }
 }
 

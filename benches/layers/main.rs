@@ -21,7 +21,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use zraft::client::KvCommand;
 use zraft::codec;
-use zraft::machine::{BackendFactory, Budget, Command, Genesis, Machine, Rulings};
+use zraft::machine::{BackendFactory, Budget, Command, Genesis, Machine, NoOthers, Rulings};
 use zraft::protocol::Request;
 use zraft::raft::{Configuration, Entry, Payload, Write, WriteToken};
 use zraft::settings::{Budgets, Settings};
@@ -77,7 +77,7 @@ fn applying(criterion: &mut Criterion) {
             };
             bencher.iter_batched(
                 batch,
-                |batch| machine.apply(&batch, &rulings).expect("kv lives"),
+                |batch| machine.apply(&batch, &rulings, &mut NoOthers).expect("kv lives"),
                 BatchSize::PerIteration,
             );
         });

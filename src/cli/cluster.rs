@@ -13,7 +13,7 @@ use crate::cli::connect::Identity;
 use crate::cli::output::{Failure, Output};
 use crate::cli::{block_on, units};
 use crate::client::{Created, NewCluster};
-use crate::protocol::{FollowerStatus, NodeStatus, PeerStatus, SnapshotProgress};
+use crate::protocol::{FollowerStatus, NodeStatus, PeerStatus, SnapshotProgress, UpgradeStatus};
 use crate::settings::Settings;
 use crate::types::{Digest, Index, NodeAddr, ParseError, PeerId};
 
@@ -192,6 +192,15 @@ fn peer_as_text(peer: &PeerStatus, now: SystemTime) -> String {
         }
     }
     text.push_str(&format!("\n    backend {}", peer.component));
+    match &peer.upgrade {
+        Some(UpgradeStatus { index, result: Ok(version) }) => {
+            text.push_str(&format!("  {version}, since entry {index}"))
+        }
+        Some(UpgradeStatus { index, result: Err(refusal) }) => {
+            text.push_str(&format!("\n    NOT UPGRADED by entry {index}: {refusal}"));
+        }
+        None => {}
+    }
     for follower in &peer.followers {
         text.push_str(&follower_as_text(follower));
     }
@@ -295,6 +304,11 @@ fn as_json(status: &NodeStatus) -> Value {
                 "incarnation": peer.incarnation.to_string(),
                 "cluster": peer.cluster.to_string(),
                 "backend": peer.component.to_string(),
+                "upgrade": peer.upgrade.as_ref().map(|UpgradeStatus { index, result }| json!({
+                    "index": index.0,
+                    "version": result.as_ref().ok(),
+                    "failed": result.as_ref().err().map(ToString::to_string),
+                })),
                 "role": peer.role.to_string(),
                 "term": peer.term.0,
                 "leader": peer.leader.as_ref().map(ToString::to_string),

@@ -51,7 +51,7 @@ impl Query {
     }
 }
 
-fn bytes_of(argument: String) -> Result<Vec<u8>, Failure> {
+pub(super) fn bytes_of(argument: String) -> Result<Vec<u8>, Failure> {
     if argument != "-" {
         return Ok(argument.into_bytes());
     }

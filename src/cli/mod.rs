@@ -20,6 +20,7 @@ mod serve;
 mod session;
 mod store;
 mod units;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -69,6 +70,8 @@ enum Command {
     Access(access::AccessCommand),
     /// Show which clusters live on nodes.
     List(lifecycle::List),
+    /// Move a cluster to another backend, while it runs.
+    Upgrade(upgrade::Upgrade),
     /// Have leadership of a cluster handed to another peer.
     Transfer(lifecycle::Transfer),
     /// Delete a cluster with all its data.
@@ -108,6 +111,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Members(members) => members.run(output),
         Command::Access(access) => access.run(output),
         Command::List(list) => list.run(output),
+        Command::Upgrade(upgrade) => upgrade.run(output),
         Command::Transfer(transfer) => transfer.run(output),
         Command::Delete(delete) => delete.run(output),
         Command::Write(write) => write.run(output),

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::access::{AccessControl, AccessList};
 use crate::client::{CallError, Client, MembershipError, SessionError};
-use crate::protocol::{NodeStatus, Reply, Request, RequestError};
-use crate::types::{Index, NodeAddr, PeerId};
+use crate::protocol::{NodeStatus, Reply, Request, RequestError, UpgradeCluster};
+use crate::types::{Digest, Index, NodeAddr, PeerId};
 
 impl Client {
     const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -100,6 +102,38 @@ impl Client {
         };
         match self.ask_leader(peer, request, timeout, true).await? {
             (_, Reply::AccessSet { set_at }) => Ok(set_at),
+            (leader, _) => Err(MembershipError::Unknown(CallError::Mismatched { node: leader.node().clone() })),
+        }
+    }
+
+    /// Moves a cluster to another backend; `peer` is any of its peers. The nodes of all members that can be reached get the
+    /// component, a quorum at least; then one entry of the log hands the state over on all replicas, to what `restore` of the new
+    /// component makes of it and of `migration`. Commands before that entry run on the old backend, those behind it on the new
+    /// one. Returns that entry, or none if the cluster runs this component already. Needs an admin certificate.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; with [`RequestError::NotUpgraded`] the old backend goes on, on all replicas. With
+    /// [`MembershipError::Unknown`] and [`RequestError::Unknown`] it may have been moved, or may yet be: ask for the status, or
+    /// again.
+    pub async fn upgrade(
+        &self,
+        peer: &PeerId,
+        component: Bytes,
+        migration: Option<Bytes>,
+        timeout: Duration,
+    ) -> Result<Option<Index>, MembershipError> {
+        let upgrade = UpgradeCluster {
+            component: Digest::of(&component),
+            component_size_bytes: component.len() as u64,
+            migration,
+        };
+        let request = |peer: &PeerId, timeout_ms| Request::Upgrade {
+            peer: peer.name().to_owned(),
+            upgrade: upgrade.clone(),
+            timeout_ms,
+        };
+        match self.ask_leader_with(peer, request, &component, timeout, true).await? {
+            (_, Reply::Upgraded { index }) => Ok(index),
             (leader, _) => Err(MembershipError::Unknown(CallError::Mismatched { node: leader.node().clone() })),
         }
     }

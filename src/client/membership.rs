@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::client::{CallError, Client, SessionOptions};
@@ -84,6 +85,18 @@ impl Client {
         timeout: Duration,
         is_change: bool,
     ) -> Result<(PeerId, Reply), MembershipError> {
+        self.ask_leader_with(peer, request, &Bytes::new(), timeout, is_change).await
+    }
+
+    /// The same with bytes that follow the request.
+    pub(super) async fn ask_leader_with(
+        &self,
+        peer: &PeerId,
+        request: impl Fn(&PeerId, u64) -> Request,
+        body: &Bytes,
+        timeout: Duration,
+        is_change: bool,
+    ) -> Result<(PeerId, Reply), MembershipError> {
         let SessionOptions { attempt_timeout, retry_pause, .. } = SessionOptions::default();
         let deadline = Instant::now() + timeout;
         let mut target = peer.clone();
@@ -94,7 +107,7 @@ impl Client {
             // The node gives up a little before we do, so that its own word still reaches us.
             let at_node = limit.mul_f32(0.9).as_millis().try_into().unwrap_or(u64::MAX);
             let mut next = peer.clone();
-            let last = match self.call(target.node(), &request(&target, at_node), limit).await {
+            let last = match self.call_with_body(target.node(), &request(&target, at_node), body, limit).await {
                 Ok(Reply::Failed(RequestError::NotLeader { leader })) => {
                     let reason = RequestError::NotLeader { leader: leader.clone() }.to_string();
                     next = leader.filter(|leader| *leader != target).unwrap_or(next);

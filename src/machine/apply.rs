@@ -9,11 +9,11 @@ use bytes::Bytes;
 use crate::access::{Access, AccessControl, AccessDenied, AccessList, AccessRefusal};
 use crate::machine::session::{Admission, Sessions, Standing};
 use crate::machine::{
-    Applied, BackendCommand, BackendOutcome, Budget, Command, Fault, GuestFault, Key, Machine, Moment, Outcome, Ruling,
-    Rulings, SessionTerms,
+    Applied, BackendCommand, BackendOutcome, BackendSource, Budget, Command, Fault, GuestFault, Key, Machine, Moment,
+    Outcome, Ruling, Rulings, SessionTerms,
 };
-use crate::protocol::{BackendFault, CommandError, CommandReply, SessionEnd, SessionRefusal};
-use crate::raft::{Entry, Payload};
+use crate::protocol::{BackendFault, CommandError, CommandReply, SessionEnd, SessionRefusal, UpgradeRefusal};
+use crate::raft::{Entry, Payload, Upgrade};
 use crate::types::{Index, SessionId};
 
 /// Entries that are decided, and the commands that some of them have for the backend.
@@ -53,34 +53,52 @@ enum Step {
     End { session: SessionId, end: SessionEnd },
     /// End the session, and leave the backend out. The last of its batch as well.
     Orphan { session: SessionId, end: SessionEnd, fault: BackendFault },
+    /// Go on with another backend. In no batch: all before it is run first.
+    Upgrade(Upgrade),
+    /// Say why the backend stays.
+    Stay(UpgradeRefusal),
 }
 
 impl Machine {
     /// Applies entries that follow the last one applied, and says what became of each. What was ruled about them must be
-    /// known.
+    /// known; `others` has the backends that they move to.
     ///
     /// # Errors
     /// [`Fault`]: the machine is dead, and it is not known how far it came. It must be restored from a snapshot.
     ///
     /// # Panics
     /// If the entries do not follow: that is a defect of the caller.
-    pub fn apply(&mut self, entries: &[Entry], rulings: &Rulings) -> Result<Vec<Applied>, Fault> {
+    pub fn apply(
+        &mut self,
+        entries: &[Entry],
+        rulings: &Rulings,
+        others: &mut dyn BackendSource,
+    ) -> Result<Vec<Applied>, Fault> {
         self.backend.set_budget(rulings.budget);
         let mut applied = Vec::with_capacity(entries.len());
         let mut batch = Batch::default();
         for entry in entries {
             let ruling = rulings.on(entry.index);
             let is_kept = ruling == Some(&Ruling::Keep);
+            let mut budget = rulings.budget;
             if is_kept {
                 self.run(std::mem::take(&mut batch), &mut applied)?;
-                self.backend.set_budget(Budget::Unlimited);
+                budget = Budget::Unlimited;
+                self.backend.set_budget(budget);
             }
             let (step, standing) = self.decide(entry, ruling, &mut batch.commands)?;
-            // What comes after the end of a session must find it gone.
-            let is_cut = is_kept || matches!(step, Step::End { .. } | Step::Orphan { .. });
-            batch.steps.push((entry, step, standing));
-            if is_cut {
+            if let Step::Upgrade(upgrade) = &step {
+                // What is handed over is the state behind all that came before.
                 self.run(std::mem::take(&mut batch), &mut applied)?;
+                let (outcome, changed) = self.upgrade(entry, upgrade, budget, others)?;
+                self.tell(entry, outcome, changed, None, &mut applied);
+            } else {
+                // What comes after the end of a session must find it gone.
+                let is_cut = is_kept || matches!(step, Step::End { .. } | Step::Orphan { .. });
+                batch.steps.push((entry, step, standing));
+                if is_cut {
+                    self.run(std::mem::take(&mut batch), &mut applied)?;
+                }
             }
             if is_kept {
                 self.backend.set_budget(rulings.budget);
@@ -98,10 +116,14 @@ impl Machine {
         ruling: Option<&Ruling>,
         commands: &mut Vec<BackendCommand>,
     ) -> Result<(Step, Option<Standing>), Fault> {
-        let Payload::Data(data) = &entry.payload else { return Ok((Step::Pass, None)) };
         let skipped = || match ruling {
             Some(Ruling::Skip(fault)) => Some(fault.clone()),
             Some(Ruling::Keep) | None => None,
+        };
+        let data = match &entry.payload {
+            Payload::Data(data) => data,
+            Payload::Upgrade(upgrade) => return Ok((self.decide_upgrade(upgrade, skipped()), None)),
+            Payload::Noop | Payload::Membership(_) | Payload::Verdict(_) => return Ok((Step::Pass, None)),
         };
         let at = Moment { index: entry.index.0, time_ms: entry.time_ms };
         Ok(match Command::decode(data).map_err(|error| unknown_command(entry, &error))? {
@@ -173,6 +195,14 @@ impl Machine {
         Step::Open(terms)
     }
 
+    /// Whether there is to be another backend. The batch was run where the one before has changed it.
+    fn decide_upgrade(&self, upgrade: &Upgrade, skipped: Option<BackendFault>) -> Step {
+        if upgrade.from != self.genesis.component {
+            return Step::Stay(UpgradeRefusal::Changed { now: self.genesis.component });
+        }
+        skipped.map_or_else(|| Step::Upgrade(upgrade.clone()), |fault| Step::Stay(UpgradeRefusal::Fault(fault)))
+    }
+
     /// The session stays open until the entry takes effect: replies before it are still to be remembered.
     fn decide_end(&self, session: SessionId, end: SessionEnd, skipped: Option<BackendFault>) -> Step {
         match (self.sessions.contains(session), skipped) {
@@ -216,6 +246,8 @@ impl Machine {
                 Step::Open(terms) => Outcome::Opened(terms),
                 Step::NotAllowed(denied) => Outcome::Denied(denied),
                 Step::Access(set) => set.map_or_else(Outcome::AccessNotSet, Outcome::AccessSet),
+                Step::Stay(refusal) => Outcome::NotUpgraded(refusal),
+                Step::Upgrade(_) => unreachable!("it is in no batch"),
                 Step::End { session, end } => {
                     let at = Moment { index: entry.index.0, time_ms: entry.time_ms };
                     changed = self.backend.expire_session(at, session.0)?;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Budget;
 use crate::protocol::GuestFault;
+use crate::types::Digest;
 
 /// Names a piece of a backend's data for triggers; its meaning is the backend's own.
 pub type Key = Bytes;
@@ -126,6 +127,12 @@ pub trait Backend: Send {
     /// [`Fault`] when the call did not return.
     fn expire_session(&mut self, at: Moment, session: u64) -> Result<Vec<Key>, Fault>;
 
+    /// Begins to read the whole state. `at` is the last applied entry; each call may use what `budget` allows.
+    ///
+    /// # Errors
+    /// [`Fault`] when the call did not return.
+    fn read_state(&mut self, at: Moment, budget: Budget) -> Result<Box<dyn StateReader + '_>, Fault>;
+
     /// Writes the whole state to `sink`, in chunks of at most `max_chunk_bytes`. `at` is the last applied entry.
     ///
     /// # Errors
@@ -136,7 +143,43 @@ pub trait Backend: Send {
         at: Moment,
         max_chunk_bytes: u32,
         sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
-    ) -> Result<(), SnapshotError>;
+    ) -> Result<(), SnapshotError> {
+        let mut reader = self.read_state(at, Budget::Configured)?;
+        let mut sunk = Ok(());
+        while sunk.is_ok()
+            && let Some(chunk) = reader.next_chunk(max_chunk_bytes)?
+        {
+            sunk = sink(chunk);
+        }
+        reader.close()?;
+        sunk.map_err(SnapshotError::Sink)
+    }
+}
+
+/// Reads the state of an instance, chunk by chunk.
+pub trait StateReader {
+    /// The next chunk, of 1 to `max_bytes` bytes; none after the last.
+    ///
+    /// # Errors
+    /// [`Fault`] when the call did not return: the instance is dead.
+    fn next_chunk(&mut self, max_bytes: u32) -> Result<Option<Bytes>, Fault>;
+
+    /// Ends the reading, wherever it is. The instance goes on.
+    ///
+    /// # Errors
+    /// [`Fault`] when the call did not return: the instance is dead.
+    fn close(self: Box<Self>) -> Result<(), Fault>;
+}
+
+/// The state of a backend in process, whose chunks are as they are.
+impl<I: Iterator<Item = Bytes>> StateReader for I {
+    fn next_chunk(&mut self, _max_bytes: u32) -> Result<Option<Bytes>, Fault> {
+        Ok(self.next())
+    }
+
+    fn close(self: Box<Self>) -> Result<(), Fault> {
+        Ok(())
+    }
 }
 
 /// Why a snapshot was not written.
@@ -168,4 +211,23 @@ pub trait BackendFactory: Send + Sync {
         origin: &Origin,
         chunks: &mut dyn FnMut() -> Result<Option<Bytes>, String>,
     ) -> Result<Box<dyn Backend>, StartError>;
+}
+
+/// Where a machine finds the backend that it is to go on with.
+pub trait BackendSource {
+    /// What makes instances of this component.
+    ///
+    /// # Errors
+    /// [`Fault::Host`] when this node does not have it.
+    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault>;
+}
+
+/// Has no backend for anybody: for logs that never change it.
+#[derive(Clone, Copy, Debug)]
+pub struct NoOthers;
+
+impl BackendSource for NoOthers {
+    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
+        Err(Fault::Host(format!("there is no other backend here, and {component} is wanted")))
+    }
 }

@@ -6,7 +6,7 @@
 //! ([`SnapshotHead`]), the backend's in chunks.
 //!
 //! Start reading here, then [`Command`] for what an entry can say, `apply` for what becomes of it, `session` for what makes
-//! commands run once, and [`Backend`] for the seam to a user's code.
+//! commands run once, `upgrade` for another backend, and [`Backend`] for the seam to a user's code.
 
 mod apply;
 mod backend;
@@ -17,13 +17,14 @@ mod ruling;
 mod runner;
 mod session;
 mod snapshot;
+mod upgrade;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use backend::{
-    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, BackendReply, Fault, Key, Moment, Origin,
-    SnapshotError, StartError,
+    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, BackendReply, BackendSource, Fault, Key,
+    Moment, NoOthers, Origin, SnapshotError, StartError, StateReader,
 };
 pub use chain::HashChain;
 pub use command::Command;
@@ -41,7 +42,7 @@ use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, LogPosition, SessionId};
 use session::Sessions;
 
-/// What a cluster is created with, equal on all its replicas.
+/// What a cluster is created with, equal on all its replicas. In a machine, the component is the one that it runs now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Genesis {
     /// The cluster.
@@ -173,6 +174,12 @@ impl Machine {
     #[must_use]
     pub fn access(&self) -> &AccessControl {
         &self.access
+    }
+
+    /// The component that the machine runs.
+    #[must_use]
+    pub fn component(&self) -> Digest {
+        self.genesis.component
     }
 
     /// How many sessions have ended and left ephemeral data behind, because the backend died of their end.

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::{AccessControl, AccessDenied, AccessRefusal};
 use crate::machine::{HashChain, Key, SessionTerms};
-use crate::protocol::{BackendFault, CommandReply, SessionEnd, SessionRefusal};
-use crate::types::{Index, LogPosition, SessionId};
+use crate::protocol::{BackendFault, CommandReply, SessionEnd, SessionRefusal, UpgradeRefusal};
+use crate::types::{Digest, Index, LogPosition, SessionId};
 
 /// What became of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,4 +64,13 @@ pub enum Outcome {
     AccessNotSet(AccessRefusal),
     /// A client may not open a session, or not set the access list.
     Denied(AccessDenied),
+    /// The backend is another from here on.
+    Upgraded {
+        /// Its component.
+        component: Digest,
+        /// Its name for the format of its state.
+        version: String,
+    },
+    /// The backend is what it was.
+    NotUpgraded(UpgradeRefusal),
 }

@@ -4,13 +4,13 @@
 //! snapshot and the log ([`Past`]); entries that it died of are then tried one at a time, to find the one to blame. What
 //! follows from that is not decided here: see `replica/`.
 
-use crate::machine::{Applied, BackendAnswer, Budget, Fault, HashChain, Machine, Ruling, Rulings};
+use crate::machine::{Applied, BackendAnswer, BackendSource, Budget, Fault, HashChain, Machine, Ruling, Rulings};
 use crate::protocol::BackendFault;
 use crate::raft::Entry;
 use crate::types::Index;
 
-/// What a machine can be made from again.
-pub trait Past {
+/// What a machine can be made from again, and where it finds the backends that its log moves it to.
+pub trait Past: BackendSource {
     /// Why it cannot.
     type Error;
 
@@ -108,7 +108,7 @@ impl Target {
         let rulings = Rulings { budget: Budget::Unlimited, rulings: self.rulings.clone() };
         while machine.applied().index < to {
             let Some(entries) = past.entries(machine.applied().index.next(), to)? else { return Ok(None) };
-            if let Err(fault) = survive(machine.apply(&entries, &rulings))? {
+            if let Err(fault) = survive(machine.apply(&entries, &rulings, past))? {
                 return Err(RunError::DiedAgain { to, fault });
             }
         }
@@ -190,7 +190,7 @@ impl Runner {
         let Target { at: (applied, _), rulings } = &mut self.target;
         rulings.retain(|(on, _)| on <= applied);
         rulings.extend(run.rulings.rulings.iter().cloned());
-        let outcome = survive(machine.apply(&run.entries, &run.rulings))?;
+        let outcome = survive(machine.apply(&run.entries, &run.rulings, past))?;
         match outcome {
             Ok(applied) => {
                 self.note(&applied);
@@ -216,7 +216,7 @@ impl Runner {
         for entry in entries {
             // Without a machine, the rest is in a snapshot to come.
             let Some(machine) = self.machine.as_mut() else { break };
-            match survive(machine.apply(std::slice::from_ref(entry), &run.rulings))? {
+            match survive(machine.apply(std::slice::from_ref(entry), &run.rulings, past))? {
                 Ok(applied) => {
                     self.note(&applied);
                     ran.applied.extend(applied);

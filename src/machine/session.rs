@@ -148,6 +148,16 @@ impl Sessions {
         self.orphaned.insert(id);
     }
 
+    /// The sessions that have left ephemeral data behind, oldest first.
+    pub(super) fn orphans(&self) -> Vec<SessionId> {
+        self.orphaned.iter().copied().collect()
+    }
+
+    /// What they have left behind is gone.
+    pub(super) fn forget_orphans(&mut self) {
+        self.orphaned.clear();
+    }
+
     /// How many sessions have left ephemeral data behind.
     pub(super) fn orphaned(&self) -> usize {
         self.orphaned.len()

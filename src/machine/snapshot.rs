@@ -39,6 +39,7 @@ impl SnapshotHead {
         }
     }
 
+    /// Where the state comes from, for a backend that is to go on with it.
     pub(super) fn origin(&self) -> Origin {
         Origin { version: self.host.backend_version.clone(), config: self.host.config.clone(), migration: None }
     }

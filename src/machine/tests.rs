@@ -1,5 +1,7 @@
 //! The machine with a backend in process: a running total that refuses what is not a number.
 
+mod upgrade;
+
 use super::*;
 use crate::access::{Access, AccessList};
 use crate::protocol::CommandError;
@@ -68,16 +70,8 @@ impl Backend for Total {
         Ok(vec![])
     }
 
-    fn snapshot(
-        &mut self,
-        _at: Moment,
-        _max_chunk_bytes: u32,
-        sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
-    ) -> Result<(), SnapshotError> {
-        for byte in self.sum.to_le_bytes() {
-            sink(Bytes::copy_from_slice(&[byte])).map_err(SnapshotError::Sink)?;
-        }
-        Ok(())
+    fn read_state(&mut self, _at: Moment, _budget: Budget) -> Result<Box<dyn StateReader + '_>, Fault> {
+        Ok(Box::new(self.sum.to_le_bytes().into_iter().map(|byte| Bytes::copy_from_slice(&[byte]))))
     }
 }
 
@@ -111,7 +105,7 @@ fn answer(machine: &mut Machine) -> Bytes {
 
 #[test]
 fn each_entry_gets_its_own_outcome() {
-    let applied = machine().apply(&log(), &Rulings::default()).unwrap();
+    let applied = machine().apply(&log(), &Rulings::default(), &mut NoOthers).unwrap();
     let outcomes: Vec<_> = applied.into_iter().map(|applied| applied.outcome).collect();
     let replied = |reply: &str| Outcome::Written(Ok(Bytes::from(reply.to_owned())));
     let refused = Outcome::Written(Err(CommandError::Refused("'x' is not a number".to_owned())));
@@ -121,11 +115,11 @@ fn each_entry_gets_its_own_outcome() {
 #[test]
 fn how_entries_are_split_into_batches_does_not_matter() {
     let mut whole = machine();
-    whole.apply(&log(), &Rulings::default()).unwrap();
+    whole.apply(&log(), &Rulings::default(), &mut NoOthers).unwrap();
     for split in 0..=log().len() {
         let mut parts = machine();
-        parts.apply(&log()[..split], &Rulings::default()).unwrap();
-        parts.apply(&log()[split..], &Rulings::default()).unwrap();
+        parts.apply(&log()[..split], &Rulings::default(), &mut NoOthers).unwrap();
+        parts.apply(&log()[split..], &Rulings::default(), &mut NoOthers).unwrap();
         assert_eq!((parts.chain(), parts.applied()), (whole.chain(), whole.applied()), "split at {split}");
     }
 }
@@ -141,7 +135,7 @@ fn the_chain_tells_different_histories_apart() {
     other_data[4] = write(5, "6");
     for entries in [log(), other_term, other_time, other_data, log()[..4].to_vec()] {
         let mut machine = machine();
-        machine.apply(&entries, &Rulings::default()).unwrap();
+        machine.apply(&entries, &Rulings::default(), &mut NoOthers).unwrap();
         assert!(chains.insert(machine.chain().0), "{entries:?} has the chain of another history");
     }
 }
@@ -162,7 +156,7 @@ fn the_chain_depends_on_outcomes_not_only_on_entries() {
 #[test]
 fn a_snapshot_restores_the_machine_with_its_chain() {
     let mut original = machine();
-    original.apply(&log()[..4], &Rulings::default()).unwrap();
+    original.apply(&log()[..4], &Rulings::default(), &mut NoOthers).unwrap();
     let mut chunks = Vec::new();
     original
         .write_snapshot(&mut |chunk| {
@@ -177,15 +171,15 @@ fn a_snapshot_restores_the_machine_with_its_chain() {
     let mut chunks = chunks.into_iter();
     let mut restored = Machine::restore(head, &TotalFactory, &mut || Ok(chunks.next())).unwrap();
     assert_eq!(answer(&mut restored), "20 at 4");
-    original.apply(&log()[4..], &Rulings::default()).unwrap();
-    restored.apply(&log()[4..], &Rulings::default()).unwrap();
+    original.apply(&log()[4..], &Rulings::default(), &mut NoOthers).unwrap();
+    restored.apply(&log()[4..], &Rulings::default(), &mut NoOthers).unwrap();
     assert_eq!((restored.chain(), restored.applied()), (original.chain(), original.applied()));
 }
 
 #[test]
 fn a_snapshot_whose_access_list_no_machine_can_have_is_refused() {
     let mut machine = machine();
-    machine.apply(&log()[..4], &Rulings::default()).unwrap();
+    machine.apply(&log()[..4], &Rulings::default(), &mut NoOthers).unwrap();
     let meta = SnapshotMeta { position: machine.applied(), time_ms: 1_004, configuration: Configuration::default() };
     let restore = |access: AccessControl| {
         let mut head = machine.snapshot_head(meta.clone());
@@ -210,9 +204,9 @@ fn the_chain_tells_apart_replicas_whose_access_lists_differ() {
     let set = Entry { payload: Payload::Data(command.encode()), ..write(2, "") };
     let chain = |access: AccessControl| {
         let mut machine = machine();
-        machine.apply(&log()[..1], &Rulings::default()).unwrap();
+        machine.apply(&log()[..1], &Rulings::default(), &mut NoOthers).unwrap();
         machine.access = access;
-        machine.apply(std::slice::from_ref(&set), &Rulings::default()).unwrap();
+        machine.apply(std::slice::from_ref(&set), &Rulings::default(), &mut NoOthers).unwrap();
         machine.chain()
     };
     let (here, there) = (chain(AccessControl::default()), chain(AccessControl { list: deny, set_at: Index(1) }));
@@ -221,12 +215,13 @@ fn the_chain_tells_apart_replicas_whose_access_lists_differ() {
 
 #[test]
 fn faults_refusals_and_broken_sources_are_told_apart() {
-    let fault = machine().apply(&[write(1, "die")], &Rulings::default()).unwrap_err();
+    let fault = machine().apply(&[write(1, "die")], &Rulings::default(), &mut NoOthers).unwrap_err();
     assert!(matches!(fault, Fault::Guest { kind: GuestFault::Trap, .. }), "{fault}");
-    let fault = machine().apply(&[write(1, "1"), write(2, "forget me")], &Rulings::default()).unwrap_err();
+    let fault =
+        machine().apply(&[write(1, "1"), write(2, "forget me")], &Rulings::default(), &mut NoOthers).unwrap_err();
     assert!(matches!(fault, Fault::Guest { kind: GuestFault::BrokenContract, .. }), "{fault}");
     let unknown = Entry { payload: Payload::Data(Bytes::from_static(&[250])), ..write(1, "") };
-    assert!(matches!(machine().apply(&[unknown], &Rulings::default()).unwrap_err(), Fault::Host(_)));
+    assert!(matches!(machine().apply(&[unknown], &Rulings::default(), &mut NoOthers).unwrap_err(), Fault::Host(_)));
     let refused = Machine::start(genesis(b"what?"), &TotalFactory).err().unwrap();
     assert!(matches!(refused, StartError::Refused(_)));
 }
@@ -234,5 +229,5 @@ fn faults_refusals_and_broken_sources_are_told_apart() {
 #[test]
 #[should_panic(expected = "without gaps")]
 fn a_gap_between_entries_is_a_defect_of_the_caller() {
-    let _ = machine().apply(&[write(1, "1"), write(3, "1")], &Rulings::default());
+    let _ = machine().apply(&[write(1, "1"), write(3, "1")], &Rulings::default(), &mut NoOthers);
 }

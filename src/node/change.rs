@@ -13,12 +13,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::access::AccessList;
+use crate::machine::Genesis;
 use crate::node::driver::Event;
-use crate::node::frames::ClusterSpec;
+use crate::node::frames::{BulkRequest, ClusterSpec};
 use crate::node::lifecycle::{Lifecycle, mint};
 use crate::node::members::{Plan, PlannedChange};
 use crate::node::standing::Introduction;
-use crate::protocol::{ChangeMembers, ChangeRefusal, MAX_PEERS, RequestError};
+use crate::protocol::{ChangeMembers, ChangeRefusal, MAX_PEERS, PeerFailure, RequestError};
 use crate::types::{Digest, Incarnation, PeerId};
 
 /// How long the answer to a change waits until what was made for it in vain is discarded.
@@ -76,14 +77,33 @@ impl Lifecycle {
             return Ok(newcomers);
         }
         let component = self.component(plan.genesis.component).await?;
-        let making = self.make_peers(&newcomers, component);
+        let making = async {
+            let failures = self.make_peers(&newcomers, component).await;
+            if failures.is_empty() { self.bring_present_component(plan, &newcomers).await } else { Ok(failures) }
+        };
         let refusal = match tokio::time::timeout_at(deadline, making).await {
-            Ok(failures) if failures.is_empty() => return Ok(newcomers),
-            Ok(failures) => ChangeRefusal::NotJoined { failures },
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(failures)) if failures.is_empty() => return Ok(newcomers),
+            Ok(Ok(failures)) => ChangeRefusal::NotJoined { failures },
             Err(_) => ChangeRefusal::Timeout,
         };
         self.discard_soon(newcomers).await;
         Err(RequestError::NotChanged(refusal))
+    }
+
+    /// The log may begin with the component that the cluster was created with; what it runs now is brought as well, so that who
+    /// cannot run that does not join. Returns who could not be brought it.
+    async fn bring_present_component(
+        &self,
+        plan: &Plan,
+        newcomers: &ClusterSpec,
+    ) -> Result<Vec<PeerFailure>, RequestError> {
+        if plan.component == plan.genesis.component {
+            return Ok(Vec::new());
+        }
+        let component = self.component(plan.component).await?;
+        let genesis = Genesis { component: plan.component, ..plan.genesis.clone() };
+        Ok(self.on_all_nodes(newcomers, &BulkRequest::Component(genesis), component).await)
     }
 
     /// Has peers discarded, and waits for it unless a node cannot be reached.

@@ -22,22 +22,23 @@ use crate::node::departure::{Departure, Doors};
 use crate::node::frames::{ClusterSpec, NodeFrame, PeerFrame, StandingFrame};
 use crate::node::guests::{GuestThreads, Guests};
 use crate::node::host::{HostEvent, HostJob};
-use crate::node::hosting::{HostedPeer, Starting};
+use crate::node::hosting::{FoundPeer, HostedPeer, Starting};
 use crate::node::journey::{Journey, Journeys};
-use crate::node::lifecycle::{PeerRecord, Reservations};
+use crate::node::lifecycle::{Lifecycle, Reservations};
 use crate::node::links::{ClientLink, LinkSender};
 use crate::node::members::{Plan, PlannedChange};
 use crate::node::network::Network;
 use crate::node::refusals::{Refusal, RefusalLog, Refused};
 use crate::node::space::FullDisks;
+use crate::node::upgrade::UpgradeEvent;
 use crate::node::waiting::{Asked, WaitingClient};
 use crate::protocol::{
     ChangeMembers, Membership, NodeStatus, PeerFailure, Reply, RequestError, SessionRequest, SessionStart,
 };
-use crate::raft::{self, Entry, Envelope, LogRead, Message, WriteToken};
+use crate::raft::{self, Entry, Envelope, LogRead, Message};
 use crate::replica::{Effects, LinkId, Now, PeerMessage, Ticket, Wanted};
-use crate::store::{Completion, Store, StoreError, StoredPeer};
-use crate::types::{ClusterId, Incarnation, Index, LogPosition, NodeAddr, PeerId};
+use crate::store::{Completion, Store, StoreError};
+use crate::types::{ClusterId, Incarnation, Index, NodeAddr, PeerId};
 
 /// Events that wait for the loop. Who brings more has to wait.
 pub(super) const MAX_EVENTS: usize = 4096;
@@ -103,6 +104,8 @@ pub(super) enum Event {
     BeginChange { change: PlannedChange, reply: oneshot::Sender<Result<(), RequestError>> },
     /// Which peers are to be forgotten, if a cluster is to be deleted?
     PlanRemoval { peer: String, is_forced: bool, reply: oneshot::Sender<Result<ClusterSpec, RequestError>> },
+    /// Moving a cluster to another backend.
+    Upgrade(UpgradeEvent),
     /// Have leadership handed over.
     Transfer { peer: String, to: Option<PeerId>, timeout_ms: u64, reply: oneshot::Sender<Result<PeerId, RequestError>> },
     /// May a node send a snapshot with this message? Whom it is for must live here, and listen to whom it is from.
@@ -145,6 +148,7 @@ pub(super) struct Parts {
     pub(super) isolation: Isolation,
     pub(super) network: Network,
     pub(super) courier: Courier,
+    pub(super) lifecycle: Lifecycle,
     pub(super) doors: Doors,
     pub(super) refusal_log: RefusalLog,
     pub(super) events: mpsc::Sender<Event>,
@@ -176,7 +180,7 @@ pub(super) struct Driver {
 
 impl Driver {
     /// A loop over the peers that the store holds.
-    pub(super) fn new(parts: Parts, stored: Vec<(StoredPeer, PeerRecord)>) -> Self {
+    pub(super) fn new(parts: Parts, found: Vec<FoundPeer>) -> Self {
         let mut driver = Self {
             parts,
             peers: BTreeMap::new(),
@@ -193,8 +197,9 @@ impl Driver {
             departure: None,
             epoch: Instant::now(),
         };
-        for (peer, record) in stored {
-            driver.host(peer.incarnation, record, peer.restored);
+        for FoundPeer { stored, record, base } in found {
+            let base = base.unwrap_or(record.genesis.component);
+            driver.host(stored.incarnation, record, stored.restored, base);
         }
         driver
     }
@@ -274,7 +279,11 @@ impl Driver {
 
     fn handle(&mut self, event: Event) -> Option<Ended> {
         match event {
-            Event::Peer { from, frame } => self.step(&from, frame),
+            Event::Peer { from, frame } => match frame.snapshot() {
+                Some(position) => self.receive_snapshot(from, frame, position),
+                None => self.step(&from, frame),
+            },
+            Event::Upgrade(event) => self.upgrade_event(event),
             Event::Standing { from, frame } => self.standing(&from, frame),
             Event::Write { peer, client, data, timeout_ms, journey, reply } => {
                 let needs = client.clone().map(|client| (client, Access::Write));
@@ -365,7 +374,7 @@ impl Driver {
     }
 
     /// Hands a message to its peer, if it lives here and the sender is who the message says.
-    fn step(&mut self, from: &NodeAddr, frame: PeerFrame) {
+    pub(super) fn step(&mut self, from: &NodeAddr, frame: PeerFrame) {
         let now = self.now();
         let sender = frame.message.envelope.from;
         match self.addressed(from, frame.cluster, &frame.message.envelope) {
@@ -384,80 +393,6 @@ impl Driver {
         }
     }
 
-    fn durable(&mut self, completion: Completion) {
-        match completion {
-            Completion::Written(incarnation, token) => {
-                let Some(peer) = self.running(incarnation) else { return };
-                peer.replica.persisted(token);
-                peer.durable = token;
-                self.drop_old_snapshots(incarnation);
-            }
-            Completion::Created(incarnation) => self.created(incarnation),
-            Completion::Removed(_) => {}
-        }
-    }
-
-    /// Older snapshots may go once a newer one is durable as the peer's own and the machine has reached it: until then
-    /// the machine may yet restore one of them.
-    fn drop_old_snapshots(&mut self, incarnation: Incarnation) {
-        let Some(peer) = self.peers.get_mut(&incarnation) else { return };
-        let (durable, replica) = (peer.durable, &peer.replica);
-        let is_done =
-            |(token, position): &mut (WriteToken, LogPosition)| *token <= durable && replica.is_past(position.index);
-        let Some((_, position)) = peer.snapshot_write.take_if(is_done) else { return };
-        let snapshots = self.parts.store.snapshots();
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = snapshots.archive(incarnation, position) {
-                tracing::error!(peer = %incarnation, %error, "a snapshot could not be archived");
-            }
-            if let Err(error) = snapshots.remove_before(incarnation, position) {
-                tracing::warn!(peer = %incarnation, %error, "could not delete old snapshots");
-            }
-        });
-    }
-
-    fn log_read(&mut self, incarnation: Incarnation, read: LogRead, entries: Result<Vec<Entry>, StoreError>) {
-        match entries {
-            Ok(entries) => {
-                if let Some(peer) = self.running(incarnation) {
-                    peer.replica.log_read(read, entries);
-                }
-            }
-            // Compacted since they were asked for.
-            Err(StoreError::NotInLog { .. }) => self.log_read(incarnation, read, Ok(Vec::new())),
-            Err(error) => self.stop_peer(incarnation, &format!("its log cannot be read: {error}")),
-        }
-    }
-
-    fn host_event(&mut self, incarnation: Incarnation, event: HostEvent) {
-        let Some(peer) = self.running(incarnation) else { return };
-        match event {
-            HostEvent::Answered(answers) => peer.replica.answered(answers),
-            HostEvent::Declined(queries) => peer.replica.declined(queries),
-            HostEvent::Applied(applied) => peer.replica.applied(applied),
-            HostEvent::Died(died) => peer.replica.died(died),
-            HostEvent::Restored { meta, size_bytes, chain, sessions, access } => {
-                peer.replica.restored(&meta, size_bytes, chain, sessions, access);
-                self.drop_old_snapshots(incarnation);
-            }
-            HostEvent::SnapshotTaken(meta, size_bytes) => peer.replica.snapshot_taken(meta, size_bytes),
-            HostEvent::SnapshotFailed(reason) => {
-                tracing::error!(peer = %peer.record.peer, reason, "no snapshot could be taken; the log is kept");
-                peer.replica.snapshot_failed();
-            }
-            HostEvent::Stopped(reason) => self.stop_peer(incarnation, &reason),
-        }
-    }
-
-    /// Stops one peer for good, loudly. Its neighbours go on.
-    fn stop_peer(&mut self, incarnation: Incarnation, reason: &str) {
-        let Some(peer) = self.peers.get_mut(&incarnation) else { return };
-        tracing::error!(peer = %peer.record.peer, reason, "the peer has stopped");
-        peer.stopped = Some(reason.to_owned());
-        self.parts.guests.remove(incarnation);
-        self.give_up_clients(incarnation, &RequestError::PeerStopped { reason: reason.to_owned() });
-    }
-
     /// Carries out what a replica wants done, and tells whether it wants more.
     fn carry_out(&mut self, incarnation: Incarnation) -> bool {
         let now = self.now();
@@ -465,7 +400,7 @@ impl Driver {
         let effects = peer.replica.effects(now);
         let has_more = peer.replica.has_effects();
         let is_disk_full = self.full_disks.contains(&self.parts.node);
-        let Effects { write, messages, log_reads, snapshots, jobs, answers, events, status, stop } = effects;
+        let Effects { write, messages, log_reads, snapshots, jobs, component, answers, events, status, stop } = effects;
         if let Some(write) = write {
             if let Some(snapshot) = &write.snapshot {
                 peer.snapshot_write = Some((write.token, snapshot.position));
@@ -494,6 +429,9 @@ impl Driver {
         }
         for (link, event) in events {
             self.tell(link, event);
+        }
+        if let Some(component) = component {
+            self.seek(incarnation, component, Duration::ZERO);
         }
         if let Some(reason) = stop {
             self.stop_peer(incarnation, &reason);

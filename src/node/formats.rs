@@ -18,8 +18,8 @@ use serde::Serialize;
 use crate::access::{Access, AccessControl, AccessDenied, AccessList, AccessRefusal};
 use crate::codec;
 use crate::machine::{
-    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, Command, Fault, Genesis, HashChain, Key,
-    Machine, Moment, Origin, Ruling, Rulings, SessionTerms, SnapshotError, StartError,
+    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, Budget, Command, Fault, Genesis, HashChain,
+    Key, Machine, Moment, NoOthers, Origin, Ruling, Rulings, SessionTerms, StartError, StateReader,
 };
 use crate::node::frames::{
     BulkReply, BulkRequest, ClusterSpec, NodeFrame, PeerFrame, SnapshotOffer, Standing, StandingFrame,
@@ -30,8 +30,11 @@ use crate::protocol::{
     BackendFault, ChangeMembers, ChangeRefusal, CreateCluster, FollowerStatus, GuestFault, MachineStatus, Membership,
     NodeStatus, PeerFailure, PeerStatus, Reply, Request, RequestError, Sending, SessionEnd, SessionEvent,
     SessionRefusal, SessionRequest, SessionSecret, SessionStart, SnapshotProgress, TriggerId, TriggerReason,
+    UpgradeCluster, UpgradeRefusal, UpgradeStatus,
 };
-use crate::raft::{AppendReply, Configuration, Entry, Envelope, Message, Payload, ReadId, SnapshotMeta, Verdict};
+use crate::raft::{
+    AppendReply, Configuration, Entry, Envelope, Message, Payload, ReadId, SnapshotMeta, Upgrade, Verdict,
+};
 use crate::replica::{Judgement, PeerMessage, Report, Rider};
 use crate::settings::{Budgets, Settings};
 use crate::store::{SnapshotHeader, SnapshotIdentity};
@@ -140,8 +143,14 @@ fn introduction() -> Introduction {
 
 fn entries() -> Vec<Entry> {
     let verdict = Verdict { on: Index(2), ruling: text("r") };
-    let payloads =
-        [Payload::Noop, Payload::Membership(configuration()), Payload::Data(text("d")), Payload::Verdict(verdict)];
+    let upgrade = Upgrade { from: DIGEST, to: CHAIN, migration: Some(text("m")) };
+    let payloads = [
+        Payload::Noop,
+        Payload::Membership(configuration()),
+        Payload::Data(text("d")),
+        Payload::Verdict(verdict),
+        Payload::Upgrade(upgrade),
+    ];
     let entry =
         |(number, payload): (u64, _)| Entry { term: Term(3), index: Index(1 + number), time_ms: 1_000, payload };
     (0..).zip(payloads).map(entry).collect()
@@ -173,7 +182,7 @@ fn host_part() -> Bytes {
     };
     let entries: Vec<_> = (0..).zip([Command::Write { data: text("d") }, open, write, set]).map(entry).collect();
     let mut machine = Machine::start(genesis(), &Nothing).unwrap();
-    machine.apply(&entries, &Rulings::default()).unwrap();
+    machine.apply(&entries, &Rulings::default(), &mut NoOthers).unwrap();
     machine.snapshot_head(meta()).host.encode()
 }
 
@@ -213,13 +222,8 @@ impl Backend for Nothing {
         Ok(Vec::new())
     }
 
-    fn snapshot(
-        &mut self,
-        _at: Moment,
-        _max_chunk_bytes: u32,
-        _sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
-    ) -> Result<(), SnapshotError> {
-        Ok(())
+    fn read_state(&mut self, _at: Moment, _budget: Budget) -> Result<Box<dyn StateReader + '_>, Fault> {
+        Ok(Box::new(std::iter::empty::<Bytes>()))
     }
 }
 
@@ -292,6 +296,8 @@ fn what_nodes_say_to_each_other_is_as_it_was_agreed_on() {
         BulkRequest::Prepare(spec),
         BulkRequest::Start(ONE),
         BulkRequest::Discard(vec![ONE]),
+        BulkRequest::Component(genesis()),
+        BulkRequest::WantComponent(genesis()),
     ];
     golden.add_each("BulkRequest", requests);
     let node = peer().node().clone();
@@ -318,6 +324,7 @@ fn node_status() -> NodeStatus {
         incarnation: ONE,
         cluster: CLUSTER,
         component: DIGEST,
+        upgrade: Some(UpgradeStatus { index: Index(3), result: Ok(name("kv 2")) }),
         role: RoleName::Leader,
         term: Term(3),
         leader: Some(peer()),
@@ -372,7 +379,12 @@ fn requests() -> Vec<Request> {
         Request::SetAccess { peer: peer_name(), expected: Index(4), list: access(), timeout_ms },
         Request::Delete { peer: peer_name(), is_forced: true },
         Request::Transfer { peer: peer_name(), to: Some(peer()), timeout_ms },
+        Request::Upgrade { peer: peer_name(), upgrade: upgrade(), timeout_ms },
     ]
+}
+
+fn upgrade() -> UpgradeCluster {
+    UpgradeCluster { component: DIGEST, component_size_bytes: 100, migration: Some(text("m")) }
 }
 
 fn replies() -> Vec<Reply> {
@@ -395,6 +407,7 @@ fn replies() -> Vec<Reply> {
         Reply::AccessSet { set_at: index },
         Reply::Deleted,
         Reply::Transferred { leader: peer() },
+        Reply::Upgraded { index: Some(index) },
         Reply::Failed(RequestError::NotLeader { leader: Some(peer()) }),
         Reply::Failed(RequestError::NoLeader),
         Reply::Failed(RequestError::Overloaded),
@@ -414,6 +427,7 @@ fn replies() -> Vec<Reply> {
         Reply::Failed(RequestError::NotChanged(ChangeRefusal::NotJoined { failures: failures() })),
         Reply::Failed(RequestError::NotDeleted { failures: failures() }),
         Reply::Failed(RequestError::PartlyDeleted { failures: failures() }),
+        Reply::Failed(RequestError::NotUpgraded(UpgradeRefusal::Changed { now: DIGEST })),
         Reply::Failed(RequestError::NotTransferred { to: peer(), reason: name("why") }),
         Reply::Failed(RequestError::NotYourSession),
         Reply::Failed(RequestError::Superseded),

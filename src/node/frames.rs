@@ -4,12 +4,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::access::AccessList;
+use crate::machine::Genesis;
 use crate::node::standing::Introduction;
 use crate::protocol::PeerFailure;
 use crate::replica::PeerMessage;
 use crate::settings::Settings;
 use crate::store::SnapshotIdentity;
-use crate::types::{ClusterId, Digest, Incarnation, NodeAddr, PeerId, Term};
+use crate::types::{ClusterId, Digest, Incarnation, LogPosition, NodeAddr, PeerId, Term};
 
 /// What one node tells another on the connection between them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,9 +32,12 @@ pub(super) struct PeerFrame {
 }
 
 impl PeerFrame {
-    /// Whether the message is good only with a file, and so comes with that in a transfer.
-    pub(super) fn needs_file(&self) -> bool {
-        matches!(self.message.envelope.message, crate::raft::Message::Snapshot { .. })
+    /// The snapshot that the message is about. Such a message is good only with a file, and so comes with that in a transfer.
+    pub(super) fn snapshot(&self) -> Option<LogPosition> {
+        match &self.message.envelope.message {
+            crate::raft::Message::Snapshot { meta } => Some(meta.position),
+            _ => None,
+        }
     }
 }
 
@@ -60,7 +64,6 @@ pub(super) enum Standing {
 
 /// What a bulk transfer is for: its header. The bytes it speaks of are the transfer's body.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "there are few at a time")]
 pub(super) enum BulkRequest {
     /// Where does this node take snapshots? No body.
     WhereSnapshots,
@@ -71,6 +74,11 @@ pub(super) enum BulkRequest {
     Start(Incarnation),
     /// Forget these peers, prepared or started. No body.
     Discard(Vec<Incarnation>),
+    /// The body is the component named here, to which this cluster is to move, or has moved. Can this node run it? It is kept
+    /// for [`PREPARED_MS`](super::lifecycle::PREPARED_MS) and as long as a peer's files need it.
+    Component(Genesis),
+    /// Send the component named here, by a [`Component`](Self::Component) of your own. No body.
+    WantComponent(Genesis),
 }
 
 /// The answer to a bulk transfer.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crate::access::AccessControl;
 use crate::machine::{
-    Applied, BackendFactory, Died, Fault, Genesis, HashChain, HostPart, Machine, Past, Ran, Run, RunError, Runner,
-    SessionTerms, SnapshotHead, StartError,
+    Applied, BackendFactory, BackendSource, Died, Fault, Genesis, HashChain, HostPart, Machine, Past, Ran, Run,
+    RunError, Runner, SessionTerms, SnapshotHead, StartError,
 };
 use crate::node::backends::{BackendError, Backends};
 use crate::node::config::Isolation;
@@ -20,7 +20,7 @@ use crate::protocol::RequestError;
 use crate::raft::{Entry, LogRead, LogReadPurpose, SnapshotMeta};
 use crate::replica::{Job, Query, QueryAnswer};
 use crate::store::{SnapshotHeader, Store, StoreError};
-use crate::types::{Incarnation, Index, SessionId};
+use crate::types::{Digest, Incarnation, Index, SessionId};
 use crate::wasm::WasmFactory;
 
 use reader::Reader;
@@ -62,6 +62,7 @@ pub(super) enum HostEvent {
         chain: HashChain,
         sessions: Vec<(SessionId, SessionTerms)>,
         access: AccessControl,
+        component: Digest,
     },
     /// Queries were answered.
     Answered(Vec<QueryAnswer>),
@@ -180,7 +181,7 @@ impl Host {
         let machine = self.runner.as_ref().and_then(Runner::machine);
         let restored = |machine: &Machine| {
             let (chain, sessions, access) = (machine.chain(), machine.sessions(), machine.access().clone());
-            HostEvent::Restored { meta, size_bytes, chain, sessions, access }
+            HostEvent::Restored { meta, size_bytes, chain, sessions, access, component: machine.component() }
         };
         Ok(machine.map(restored).into_iter().collect())
     }
@@ -297,14 +298,23 @@ fn take_snapshot(
     }
 }
 
+impl BackendSource for HostPast {
+    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
+        match self.load(component) {
+            Ok(factory) => Ok(Box::new(factory)),
+            // The replica gives out no entry whose component was not here.
+            Err(error) => Err(Fault::Host(format!("component {component}, which it is to go on with: {error}"))),
+        }
+    }
+}
+
 impl Past for HostPast {
     type Error = PastError;
 
     fn begin(&mut self) -> Result<Machine, PastError> {
-        let factory = self.factory()?;
         match &self.snapshot {
-            Some(meta) => self.open_snapshot(meta, &factory),
-            None => Ok(Machine::start(self.genesis.clone(), &factory)?),
+            Some(meta) => self.open_snapshot(meta),
+            None => Ok(Machine::start(self.genesis.clone(), &self.load(self.genesis.component)?)?),
         }
     }
 
@@ -321,7 +331,8 @@ impl Past for HostPast {
 }
 
 impl HostPast {
-    fn open_snapshot(&self, meta: &SnapshotMeta, factory: &dyn BackendFactory) -> Result<Machine, PastError> {
+    /// The machine of a snapshot, with the backend that wrote it.
+    fn open_snapshot(&self, meta: &SnapshotMeta) -> Result<Machine, PastError> {
         let mut reader = self.store.snapshots().open(self.incarnation, meta.position)?;
         let foreign = |reason: String| PastError::ForeignSnapshot(meta.position, reason);
         let SnapshotHeader { cluster, meta, backend, chain, host } = reader.header().clone();
@@ -330,14 +341,16 @@ impl HostPast {
         }
         let host = HostPart::decode(&host).map_err(|error| foreign(error.to_string()))?;
         let head = SnapshotHead { meta, cluster, backend, chain: HashChain(chain), host };
-        if head.genesis() != self.genesis {
+        // The backend may be another by now.
+        if head.genesis() != (Genesis { component: backend, ..self.genesis.clone() }) {
             return Err(foreign("the cluster was created otherwise".to_owned()));
         }
+        let factory = self.load(backend)?;
         let mut chunks = || {
             self.give_way();
             reader.next().map_err(|error| error.to_string())
         };
-        Ok(Machine::restore(head, factory, &mut chunks)?)
+        Ok(Machine::restore(head, &factory, &mut chunks)?)
     }
 
     fn give_way(&self) {
@@ -352,8 +365,8 @@ impl HostPast {
         Ok(identity.size_bytes)
     }
 
-    fn factory(&self) -> Result<WasmFactory, BackendError> {
-        self.backends.load(&self.genesis)
+    fn load(&self, component: Digest) -> Result<WasmFactory, BackendError> {
+        self.backends.load(&Genesis { component, ..self.genesis.clone() })
     }
 }
 

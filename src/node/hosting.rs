@@ -1,6 +1,6 @@
 //! The peers that live on a node: how the loop gets them, tells about them, and forgets them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -18,13 +18,18 @@ use crate::protocol::{
 };
 use crate::raft::{self, FollowerState, Restored, WriteToken};
 use crate::replica::Replica;
-use crate::types::{Incarnation, LogPosition, PeerId};
+use crate::store::StoredPeer;
+use crate::types::{Digest, Incarnation, LogPosition, PeerId};
 use crate::wasm;
 
 /// A peer that lives here.
 pub(super) struct HostedPeer {
     pub(super) record: PeerRecord,
     pub(super) replica: Replica,
+    /// The component of the state that the machine began with.
+    pub(super) base: Digest,
+    /// The components that its machine has run since the node was started, or is about to.
+    pub(super) kept: BTreeSet<Digest>,
     /// Set when the peer has stopped: why. It then takes part in nothing.
     pub(super) stopped: Option<String>,
     /// The write that makes a new snapshot the peer's own; older files may go once it is durable and the machine has
@@ -42,6 +47,22 @@ pub(super) struct HostedPeer {
     pub(super) refused: u64,
 }
 
+/// A peer as its node finds it when it is started.
+pub(super) struct FoundPeer {
+    pub(super) stored: StoredPeer,
+    pub(super) record: PeerRecord,
+    /// The component that wrote its snapshot, or with which its cluster was created. None if the snapshot cannot be opened.
+    pub(super) base: Option<Digest>,
+}
+
+impl FoundPeer {
+    /// The components that its files need.
+    pub(super) fn components(&self) -> impl Iterator<Item = Digest> + '_ {
+        let moved_to = self.stored.restored.upgrades.iter().map(|(_, component)| *component);
+        std::iter::once(self.record.genesis.component).chain(self.base).chain(moved_to)
+    }
+}
+
 /// A cluster whose peers here are being made durable. They live from then on.
 pub(super) struct Starting {
     spec: ClusterSpec,
@@ -50,8 +71,9 @@ pub(super) struct Starting {
 }
 
 impl Driver {
-    /// Starts hosting a peer whose files are there.
-    pub(super) fn host(&mut self, incarnation: Incarnation, record: PeerRecord, restored: Restored) {
+    /// Starts hosting a peer whose files are there; `base` is the component that wrote its snapshot, or with which its cluster was
+    /// created.
+    pub(super) fn host(&mut self, incarnation: Incarnation, record: PeerRecord, restored: Restored, base: Digest) {
         // Another for each peer and each life of the process: names of reads must not come twice.
         let seed = self.parts.seed ^ incarnation.0;
         let snapshot = restored.snapshot.clone();
@@ -69,6 +91,8 @@ impl Driver {
         let peer = HostedPeer {
             record,
             replica,
+            base,
+            kept: BTreeSet::new(),
             stopped: None,
             snapshot_write: None,
             durable,
@@ -131,7 +155,8 @@ impl Driver {
         };
         let mut restored = Restored::default();
         restored.replay(&bootstrap).expect("an empty log takes a first entry");
-        self.host(incarnation, record, restored);
+        let base = record.genesis.component;
+        self.host(incarnation, record, restored, base);
         for done in self.starting.extract_if(.., |starting| starting.missing.is_empty()) {
             let _ = done.reply.send(Ok(()));
         }
@@ -165,7 +190,7 @@ impl Driver {
 
     /// Here and now, not in the background: a cluster that is prepared after this must find its component kept.
     pub(super) fn forget_unused_components(&self) {
-        let running = self.peers.values().map(|peer| peer.record.genesis.component);
+        let running = self.peers.values().flat_map(HostedPeer::components);
         let starting = self.starting.iter().map(|starting| starting.spec.component);
         let in_use = running.chain(starting).chain(self.reservations.components()).collect();
         if let Err(error) = self.parts.backends.keep_only(&in_use) {
@@ -198,7 +223,8 @@ impl HostedPeer {
             peer: self.record.peer.clone(),
             incarnation,
             cluster: self.record.genesis.cluster,
-            component: self.record.genesis.component,
+            component: self.component(),
+            upgrade: self.replica.latest_upgrade().cloned(),
             role: raft.role,
             term: raft.term,
             leader: self.replica.leader(),

@@ -103,7 +103,7 @@ impl ClusterSpec {
     /// One reason for all peers on a node.
     pub(super) fn failures_on(&self, node: &NodeAddr, reason: &str) -> Vec<PeerFailure> {
         let here = self.peers.iter().filter(|(_, peer)| peer.node() == node);
-        let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
+        let reason = shorten_reason(reason);
         here.map(|(_, peer)| PeerFailure { peer: peer.clone(), reason: reason.clone() }).collect()
     }
 }
@@ -112,6 +112,8 @@ impl ClusterSpec {
 #[derive(Default)]
 pub(super) struct Reservations {
     specs: BTreeMap<Incarnation, Reservation>,
+    /// Components that clusters are to move to, and until when they are kept for that.
+    components: BTreeMap<Digest, u64>,
 }
 
 struct Reservation {
@@ -137,7 +139,12 @@ impl Reservations {
     }
 
     pub(super) fn components(&self) -> impl Iterator<Item = Digest> + '_ {
-        self.specs.values().map(|reservation| reservation.spec.component)
+        self.specs.values().map(|reservation| reservation.spec.component).chain(self.components.keys().copied())
+    }
+
+    /// Keeps a component for as long as what is prepared. They are as many as there are uploads in that time.
+    pub(super) fn keep(&mut self, component: Digest, now_ms: u64) {
+        self.components.insert(component, now_ms + PREPARED_MS);
     }
 
     pub(super) fn take(&mut self, id: Incarnation) -> Option<ClusterSpec> {
@@ -151,7 +158,9 @@ impl Reservations {
 
     /// Drops what was prepared too long ago, and tells whether there was any.
     pub(super) fn expire(&mut self, now_ms: u64) -> bool {
-        self.specs.extract_if(.., |_, reservation| reservation.expires_ms <= now_ms).count() > 0
+        let specs = self.specs.extract_if(.., |_, reservation| reservation.expires_ms <= now_ms).count();
+        let components = self.components.extract_if(.., |_, expires_ms| *expires_ms <= now_ms).count();
+        specs + components > 0
     }
 }
 
@@ -273,7 +282,10 @@ impl Lifecycle {
                 started.map_err(CallError::Refused)
             }
             BulkRequest::Discard(peers) => self.ask(|reply| Event::Discard { peers, reply }).await,
-            BulkRequest::WhereSnapshots => Err(CallError::Refused("this is answered elsewhere".to_owned())),
+            BulkRequest::Component(genesis) => self.take_component(genesis, body).await,
+            BulkRequest::WhereSnapshots | BulkRequest::WantComponent(_) => {
+                Err(CallError::Refused("this is answered elsewhere".to_owned()))
+            }
         }
     }
 
@@ -294,7 +306,7 @@ impl Lifecycle {
 
     /// Compiles and tries a component, or says why it cannot be a backend here. That takes long where it brings a
     /// language's runtime, so it is done on a thread of its own: running clusters need those of the guests.
-    async fn prepare_backend(&self, genesis: Genesis, component: Bytes) -> Result<(), String> {
+    pub(super) async fn prepare_backend(&self, genesis: Genesis, component: Bytes) -> Result<(), String> {
         let _turn = self.preparing.acquire().await.expect("the semaphore is never closed");
         let (done, result) = oneshot::channel();
         let backends = Arc::clone(&self.backends);
@@ -313,6 +325,11 @@ impl Lifecycle {
         self.events.send(event(reply)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())
     }
+}
+
+/// The reason for a failure, as long as it may be.
+pub(super) fn shorten_reason(reason: &str) -> String {
+    reason.chars().take(MAX_REASON_CHARS).collect()
 }
 
 /// Gives each peer the number of its life.

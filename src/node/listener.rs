@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use crate::access::AccessRefusal;
 use crate::codec;
@@ -19,8 +19,8 @@ use crate::node::network::CallError;
 use crate::node::quota::{Quota, Quotas};
 use crate::node::refusals::{RefusalLog, Refused};
 use crate::protocol::{
-    CreateCluster, MAX_COMPONENT_BYTES, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_REQUEST_TIMEOUT_MS, Reply, Request,
-    RequestError, SessionStart,
+    CreateCluster, MAX_COMPONENT_BYTES, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_MIGRATION_BYTES, MAX_REQUEST_TIMEOUT_MS,
+    Reply, Request, RequestError, SessionStart, UpgradeCluster,
 };
 use crate::transport::{
     Budget, BulkBody, CloseCode, Connection, FrameError, FrameReader, FrameWriter, Incoming, PeerReceiver, Protocol,
@@ -49,13 +49,16 @@ pub(super) struct Listener {
     quotas: Quotas,
     uploads: Arc<Semaphore>,
     handed_on: Arc<Semaphore>,
+    /// As many that other nodes ask for.
+    asked_for: Arc<Semaphore>,
 }
 
 impl Listener {
     pub(super) fn new(lifecycle: Lifecycle, snapshots_at: NodeAddr, doors: Doors, refusal_log: RefusalLog) -> Self {
         let permits = || Arc::new(Semaphore::new(MAX_UPLOADS));
-        let (events, uploads, handed_on) = (lifecycle.events.clone(), permits(), permits());
-        Self { events, lifecycle, snapshots_at, doors, refusal_log, quotas: Quotas::default(), uploads, handed_on }
+        let (events, uploads, handed_on, asked_for) = (lifecycle.events.clone(), permits(), permits(), permits());
+        let quotas = Quotas::default();
+        Self { events, lifecycle, snapshots_at, doors, refusal_log, quotas, uploads, handed_on, asked_for }
     }
 
     /// Serves connections until the endpoint is closed.
@@ -84,7 +87,7 @@ impl Listener {
         while let Ok(frame) = receiver.recv().await {
             let from_node = from.clone();
             let event = match codec::decode::<NodeFrame>(&frame) {
-                Ok(NodeFrame::Peer(frame)) if frame.needs_file() => {
+                Ok(NodeFrame::Peer(frame)) if frame.snapshot().is_some() => {
                     if let Some(unlogged) = self.refusal_log.admit(&from, Refused::Malformed) {
                         tracing::warn!(node = %from, unlogged,
                             "closed a connection: a node sent a snapshot's message without the file");
@@ -259,17 +262,21 @@ impl Listener {
                 let transferred = self.ask(|reply| Event::Transfer { peer, to, timeout_ms, reply }).await;
                 transferred.and_then(|leader| leader).map(|leader| Reply::Transferred { leader })
             }
+            Request::Upgrade { peer, upgrade, timeout_ms } => {
+                let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
+                self.upgrade(peer, upgrade, timeout_ms, reader).await?
+            }
             Request::Session { .. } => Err(invalid("a session has a stream of its own".to_owned())),
         };
         Ok(answer.unwrap_or_else(Reply::Failed))
     }
 
-    /// Whether somebody may ask this. Whom a cluster's list makes an admin may change it; to create one, and to delete one whose
+    /// Whether somebody may ask this. Whom a cluster's list makes an admin may change it; to create one, to say what it runs, and to delete one whose
     /// majority need not be there to vouch for its list, a certificate is needed.
     async fn authorize(&self, identity: &Role, request: &Request) -> Result<(), RequestError> {
         let denied = || Err(RequestError::PermissionDenied { identity: identity.to_string() });
         let (peer, timeout_ms) = match request {
-            Request::Create(_) | Request::Delete { is_forced: true, .. } => {
+            Request::Create(_) | Request::Upgrade { .. } | Request::Delete { is_forced: true, .. } => {
                 return if identity.is_admin() { Ok(()) } else { denied() };
             }
             Request::ChangeMembers { peer, timeout_ms, .. } | Request::Transfer { peer, timeout_ms, .. } => {
@@ -300,22 +307,61 @@ impl Listener {
         create: CreateCluster,
         reader: &mut FrameReader,
     ) -> Result<Result<Reply, RequestError>, FrameError> {
-        if create.component_size_bytes > MAX_COMPONENT_BYTES {
-            return Ok(Err(invalid(format!("a component has at most {MAX_COMPONENT_BYTES} bytes"))));
-        }
-        let _permit = self.uploads.acquire().await.expect("the semaphore is never closed");
-        let upload = read_upload(reader, create.component_size_bytes);
-        let Ok(upload) = tokio::time::timeout(UPLOAD_TIMEOUT, upload).await else {
-            return Ok(Err(invalid(format!("the component did not arrive within {} s", UPLOAD_TIMEOUT.as_secs()))));
-        };
-        let Some(component) = upload? else {
-            return Ok(Err(invalid("the component's bytes ended early".to_owned())));
+        let (_permit, component) = match self.upload(create.component_size_bytes, reader).await? {
+            Ok(uploaded) => uploaded,
+            Err(error) => return Ok(Err(error)),
         };
         // If the client goes away meanwhile, the cluster is still created whole or not at all.
         let lifecycle = self.lifecycle.clone();
         let creation = tokio::spawn(async move { lifecycle.create(create, component).await });
         let created = creation.await.unwrap_or(Err(RequestError::Stopping));
         Ok(created.map(|cluster| Reply::Created { cluster }))
+    }
+
+    /// Moves a cluster to another backend. Who does not lead it says so before the component is read.
+    async fn upgrade(
+        &self,
+        peer: String,
+        upgrade: UpgradeCluster,
+        timeout_ms: u64,
+        reader: &mut FrameReader,
+    ) -> Result<Result<Reply, RequestError>, FrameError> {
+        if upgrade.migration.as_ref().is_some_and(|migration| migration.len() > MAX_MIGRATION_BYTES) {
+            return Ok(Err(invalid(format!(
+                "what is said to the new backend has more than {MAX_MIGRATION_BYTES} bytes"
+            ))));
+        }
+        let plan = match self.lifecycle.plan_upgrade(&peer).await {
+            Ok(plan) => plan,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (_permit, component) = match self.upload(upgrade.component_size_bytes, reader).await? {
+            Ok(uploaded) => uploaded,
+            Err(error) => return Ok(Err(error)),
+        };
+        // If the client goes away meanwhile, what was begun is still ended.
+        let lifecycle = self.lifecycle.clone();
+        let upgrading = tokio::spawn(async move { lifecycle.upgrade(plan, upgrade, component, timeout_ms).await });
+        Ok(upgrading.await.unwrap_or(Err(RequestError::Stopping)))
+    }
+
+    /// Reads the component behind a request. It is held in memory, so they are few: the permit is kept as long as it is needed.
+    async fn upload(
+        &self,
+        size_bytes: u64,
+        reader: &mut FrameReader,
+    ) -> Result<Result<(SemaphorePermit<'_>, Bytes), RequestError>, FrameError> {
+        if size_bytes > MAX_COMPONENT_BYTES {
+            return Ok(Err(invalid(format!("a component has at most {MAX_COMPONENT_BYTES} bytes"))));
+        }
+        let permit = self.uploads.acquire().await.expect("the semaphore is never closed");
+        let Ok(upload) = tokio::time::timeout(UPLOAD_TIMEOUT, read_upload(reader, size_bytes)).await else {
+            return Ok(Err(invalid(format!("the component did not arrive within {} s", UPLOAD_TIMEOUT.as_secs()))));
+        };
+        let Some(component) = upload? else {
+            return Ok(Err(invalid("the component's bytes ended early".to_owned())));
+        };
+        Ok(Ok((permit, component)))
     }
 
     async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, RequestError> {
@@ -328,7 +374,7 @@ impl Listener {
         while let Ok(streams) = connection.accept_bi().await {
             let (listener, from) = (self.clone(), from.clone());
             tokio::spawn(async move {
-                if let Err(error) = listener.serve_transfer(streams).await
+                if let Err(error) = listener.serve_transfer(&from, streams).await
                     && let Some(unlogged) = listener.refusal_log.admit(&from, Refused::Transfer)
                 {
                     tracing::warn!(node = %from, %error, unlogged, "a transfer from another node failed");
@@ -337,7 +383,7 @@ impl Listener {
         }
     }
 
-    async fn serve_transfer(&self, streams: (SendStream, RecvStream)) -> Result<(), TransferError> {
+    async fn serve_transfer(&self, from: &NodeAddr, streams: (SendStream, RecvStream)) -> Result<(), TransferError> {
         let transfer = accept_bulk(streams).await?;
         let request = codec::decode::<BulkRequest>(&transfer.header)?;
         let mut body = transfer.body;
@@ -345,6 +391,11 @@ impl Listener {
             BulkRequest::WhereSnapshots => {
                 let at = BulkReply::SnapshotsAt(self.snapshots_at.clone());
                 return Ok(transfer.reply.send(&codec::encode(&at)).await?);
+            }
+            BulkRequest::WantComponent(genesis) => {
+                // Apart from what comes in: two nodes may want something of each other.
+                let _permit = self.asked_for.acquire().await.expect("the semaphore is never closed");
+                self.lifecycle.give_component(genesis, from).await.map_err(TransferError::Call)
             }
             request => {
                 let _permit = self.handed_on.acquire().await.expect("the semaphore is never closed");

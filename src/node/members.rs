@@ -11,7 +11,7 @@ use crate::node::driver::Driver;
 use crate::node::hosting::HostedPeer;
 use crate::protocol::{ChangeMembers, ChangeRefusal, Membership, RequestError};
 use crate::raft::{Configuration, MembershipError};
-use crate::types::{Incarnation, Index, PeerId, Term};
+use crate::types::{Digest, Incarnation, Index, PeerId, Term};
 
 /// A change that may be made, as its coordinator gets it.
 pub(super) struct Plan {
@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub(super) before: Configuration,
     /// What the cluster was created with.
     pub(super) genesis: Genesis,
+    /// The component that it runs now.
+    pub(super) component: Digest,
     /// The present voters.
     pub(super) voters: BTreeMap<Incarnation, PeerId>,
     /// The new peers of a change under way that this one withdraws.
@@ -112,6 +114,7 @@ impl HostedPeer {
             term: raft.term(),
             before: configuration.clone(),
             genesis: self.record.genesis.clone(),
+            component: self.component(),
             voters: configuration.voters.clone(),
             withdrawn: configuration.learners.iter().map(|(life, peer)| (*life, peer.clone())).collect(),
             is_done,

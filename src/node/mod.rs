@@ -35,10 +35,12 @@ mod network;
 mod quota;
 mod refusals;
 mod removal;
+mod reports;
 mod settings;
 mod space;
 mod standing;
 mod transfer;
+mod upgrade;
 mod waiting;
 
 use std::sync::Arc;
@@ -65,6 +67,7 @@ use courier::{Courier, CourierParts};
 use departure::Doors;
 use driver::{Driver, Ended, Event, MAX_EVENTS, Parts};
 use guests::Guests;
+use hosting::FoundPeer;
 use lifecycle::Lifecycle;
 use listener::Listener;
 use network::Network;
@@ -263,7 +266,7 @@ async fn run(
         preparing: Arc::new(Semaphore::new(1)),
     };
     let doors = Doors::new();
-    let listener = Listener::new(lifecycle, courier_thread.address.clone(), doors.clone(), refusal_log.clone());
+    let listener = Listener::new(lifecycle.clone(), courier_thread.address.clone(), doors.clone(), refusal_log.clone());
     let watching = space::watch(store.clone(), tuning.min_free_bytes, events.clone());
     let driver = Driver::new(
         Parts {
@@ -278,6 +281,7 @@ async fn run(
             isolation: tuning.isolation,
             network: Network::new(endpoint.clone()),
             courier,
+            lifecycle,
             doors,
             refusal_log,
             events,
@@ -307,7 +311,7 @@ async fn run(
 }
 
 /// Opens the store, and reads what it holds of peers.
-fn open_store(config: &Config, sink: StoreEvents) -> Result<(Store, Vec<(StoredPeer, PeerRecord)>), NodeError> {
+fn open_store(config: &Config, sink: StoreEvents) -> Result<(Store, Vec<FoundPeer>), NodeError> {
     let Config { node, log_dir, snapshot_dir, tuning, .. } = config;
     let options = StoreOptions {
         log_dir: log_dir.clone(),
@@ -318,21 +322,33 @@ fn open_store(config: &Config, sink: StoreEvents) -> Result<(Store, Vec<(StoredP
         snapshot_backup_count: if tuning.snapshot_backup { tuning.snapshot_backup_count } else { 0 },
     };
     let (store, stored) = Store::open(options, Box::new(sink))?;
-    let read = |peer: StoredPeer| {
-        let unreadable = |source| NodeError::Record { incarnation: peer.incarnation, log_dir: log_dir.clone(), source };
-        let record = codec::decode(&peer.record).map_err(unreadable)?;
-        Ok((peer, record))
+    let read = |stored: StoredPeer| {
+        let unreadable =
+            |source| NodeError::Record { incarnation: stored.incarnation, log_dir: log_dir.clone(), source };
+        let record: PeerRecord = codec::decode(&stored.record).map_err(unreadable)?;
+        // Its cluster may have moved to another component since it was created.
+        let base = match &stored.restored.snapshot {
+            // One that cannot be opened stops its peer, when that is started.
+            Some(meta) => {
+                let opened = store.snapshots().open(stored.incarnation, meta.position);
+                opened.ok().map(|reader| reader.header().backend)
+            }
+            None => Some(record.genesis.component),
+        };
+        Ok(FoundPeer { stored, record, base })
     };
     let peers = stored.into_iter().map(read).collect::<Result<_, NodeError>>()?;
     Ok((store, peers))
 }
 
 /// The components that these peers run.
-fn open_backends(wasm: Wasm, store: &Store, peers: &[(StoredPeer, PeerRecord)]) -> Arc<Backends> {
+fn open_backends(wasm: Wasm, store: &Store, peers: &[FoundPeer]) -> Arc<Backends> {
     let backends = Backends::new(wasm, store.components());
     // What no peer runs is left of a cluster that was being created or removed when the node was killed.
-    let components = peers.iter().map(|(_, record)| record.genesis.component).collect();
-    if let Err(error) = backends.keep_only(&components) {
+    let components = peers.iter().flat_map(FoundPeer::components).collect();
+    // Where it is not known what one needs, nothing goes.
+    let is_known = peers.iter().all(|peer| peer.base.is_some());
+    if is_known && let Err(error) = backends.keep_only(&components) {
         tracing::warn!(%error, "could not delete components that no peer runs");
     }
     Arc::new(backends)

@@ -28,12 +28,13 @@ pub(super) enum Asked {
     Query,
     Access,
     SetAccess,
+    Upgrade,
 }
 
 impl WaitingClient {
     /// Answers that there will be no answer. What becomes of a write is then not known.
     pub(super) fn give_up(self, error: RequestError) {
-        let is_write = matches!(self.asked, Asked::Write | Asked::SetAccess);
+        let is_write = matches!(self.asked, Asked::Write | Asked::SetAccess | Asked::Upgrade);
         let error = if is_write { RequestError::Unknown } else { error };
         let _ = self.reply.send(Reply::Failed(error));
     }
@@ -133,6 +134,7 @@ impl Driver {
             Asked::Query => Reply::Answered { reply },
             Asked::Access => Reply::Access(access.cloned().unwrap_or_default()),
             Asked::SetAccess => Reply::AccessSet { set_at: index },
+            Asked::Upgrade => Reply::Upgraded { index: Some(index) },
         });
         // A client that has gone does not want its answer.
         let _ = client.reply.send(reply);

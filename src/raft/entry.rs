@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::raft::Configuration;
-use crate::types::{Incarnation, Index, LogPosition, Term};
+use crate::types::{Digest, Incarnation, Index, LogPosition, Term};
 
 /// One entry of the replicated log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,13 +33,7 @@ impl Entry {
     /// The size that budgets count, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        Self::OVERHEAD_BYTES
-            + match &self.payload {
-                Payload::Noop => 0,
-                Payload::Membership(configuration) => configuration.size_bytes(),
-                Payload::Data(data) => data.len(),
-                Payload::Verdict(verdict) => verdict.ruling.len(),
-            }
+        self.payload.size_bytes()
     }
 }
 
@@ -54,6 +48,23 @@ pub enum Payload {
     Data(Bytes),
     /// How the machine is to take an earlier entry.
     Verdict(Verdict),
+    /// The machine is to go on with another backend. Variants are only ever added at the end: the log outlives the program
+    /// that wrote it.
+    Upgrade(Upgrade),
+}
+
+impl Payload {
+    /// The size that budgets count of an entry that says this, in bytes.
+    pub(super) fn size_bytes(&self) -> usize {
+        Entry::OVERHEAD_BYTES
+            + match self {
+                Self::Noop => 0,
+                Self::Membership(configuration) => configuration.size_bytes(),
+                Self::Data(data) => data.len(),
+                Self::Verdict(verdict) => verdict.ruling.len(),
+                Self::Upgrade(upgrade) => upgrade.migration.as_ref().map_or(0, Bytes::len),
+            }
+    }
 }
 
 /// What the leader has found out about an entry that a machine cannot simply apply. It stands behind that entry and must be
@@ -64,6 +75,18 @@ pub struct Verdict {
     pub on: Index,
     /// What the machine is told, opaque here.
     pub ruling: Bytes,
+}
+
+/// From which backend to which the machine is to go. Opaque here but for the component that it needs: who does not have that
+/// must get it before the entry is applied, so the log keeps it in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// The component that must be the machine's: else nothing is changed.
+    pub from: Digest,
+    /// The component that is to be.
+    pub to: Digest,
+    /// What the operator has to say to it.
+    pub migration: Option<Bytes>,
 }
 
 /// What a peer must remember across a crash besides its log (Figure 2 of the Raft paper).

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::raft::cache::Cache;
 use crate::raft::{Configuration, Entry, HardState, Restored, SnapshotMeta, Verdict, Write, WriteToken};
-use crate::types::{Incarnation, Index, LogPosition, PeerId, Term};
+use crate::types::{Digest, Incarnation, Index, LogPosition, PeerId, Term};
 
 /// Term, vote and log.
 ///
@@ -142,6 +142,11 @@ impl Log {
     /// The verdicts in the log and where they stand, oldest first.
     pub(super) fn verdicts(&self) -> impl Iterator<Item = &(Index, Verdict)> {
         self.state.verdicts.iter()
+    }
+
+    /// The upgrades in the log: where they stand, and the component that each needs, oldest first.
+    pub(super) fn upgrades(&self) -> &[(Index, Digest)] {
+        &self.state.upgrades
     }
 
     /// The last index that the machine may apply.

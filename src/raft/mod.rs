@@ -18,8 +18,8 @@
 //! | 6.4 linearizable reads | `read_index`; 6.4.1 by lease: `lease` |
 //! | 10.2 writing in parallel, pipelining, batching | `log`, `cache`, `progress`, `inflights`, [`Raft::ready`] |
 //!
-//! What the thesis does not have: `verdict`, for entries that a machine cannot simply apply, and `quarantine`, for a peer
-//! whose machine is wrong.
+//! What the thesis does not have: `verdict`, for entries that a machine cannot simply apply, `upgrade`, for those that need
+//! another backend, and `quarantine`, for a peer whose machine is wrong.
 //!
 //! `node` is the public face; `config` has what can be tuned, `status` what can be seen.
 //!
@@ -54,12 +54,13 @@ mod role;
 mod status;
 mod storage;
 mod transfer;
+mod upgrade;
 mod verdict;
 
 pub use crate::types::RoleName;
 pub use config::{Config, ConfigError, ConfigValues};
 pub use configuration::Configuration;
-pub use entry::{Entry, HardState, Payload, SnapshotMeta, Verdict};
+pub use entry::{Entry, HardState, Payload, SnapshotMeta, Upgrade, Verdict};
 pub use mem_storage::MemStorage;
 pub use membership::MembershipError;
 pub use message::{AppendReply, Envelope, Message, ReadId};

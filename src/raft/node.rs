@@ -166,22 +166,30 @@ impl Raft {
     /// # Errors
     /// [`ProposeError`].
     pub fn propose(&mut self, data: Vec<Bytes>, now_ms: u64) -> Result<RangeInclusive<Index>, ProposeError> {
+        self.propose_all(data.into_iter().map(Payload::Data).collect(), now_ms)
+    }
+
+    pub(super) fn propose_all(
+        &mut self,
+        payloads: Vec<Payload>,
+        now_ms: u64,
+    ) -> Result<RangeInclusive<Index>, ProposeError> {
         self.clock_ms = now_ms;
         let (leader, next_leader) = (self.leader(), self.transferring_to());
         let Role::Leader(state) = &mut self.role else { return Err(ProposeError::NotLeader { leader }) };
         if let Some(to) = next_leader {
             return Err(ProposeError::Transferring { to });
         }
-        let bytes: usize = data.iter().map(|data| Entry::OVERHEAD_BYTES + data.len()).sum();
+        let bytes: usize = payloads.iter().map(Payload::size_bytes).sum();
         let pending = state.uncommitted.bytes();
         // A batch that is too large by itself passes when nothing else waits: it would never fit otherwise.
         if pending > 0 && pending + bytes > self.config.max_uncommitted_bytes {
             return Err(ProposeError::TooMuchUncommitted);
         }
         let first = self.log.last().next();
-        state.uncommitted.add(Index(self.log.last().0 + data.len() as u64), bytes);
+        state.uncommitted.add(Index(self.log.last().0 + payloads.len() as u64), bytes);
         state.flush = true;
-        data.into_iter().for_each(|data| self.append_own(Payload::Data(data)));
+        payloads.into_iter().for_each(|payload| self.append_own(payload));
         Ok(first..=self.log.last())
     }
 

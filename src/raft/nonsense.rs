@@ -74,7 +74,7 @@ fn check_entries(prev: LogPosition, entries: &[Entry], term: Term) -> Result<(),
                 return Err(Nonsense::UnsoundConfiguration);
             }
             Payload::Verdict(verdict) if verdict.on >= entry.index => return Err(Nonsense::VerdictAhead),
-            Payload::Noop | Payload::Membership(_) | Payload::Data(_) | Payload::Verdict(_) => {}
+            Payload::Noop | Payload::Membership(_) | Payload::Data(_) | Payload::Verdict(_) | Payload::Upgrade(_) => {}
         }
         (before, time_ms) = (entry.position(), entry.time_ms);
     }

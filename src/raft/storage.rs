@@ -1,7 +1,7 @@
 //! The durable side of a peer as Raft sees it: what a store gives back at start, and what writes mean.
 
 use crate::raft::{Configuration, Entry, HardState, Payload, SnapshotMeta, Verdict, Write};
-use crate::types::{Index, LogPosition, Term};
+use crate::types::{Digest, Index, LogPosition, Term};
 
 /// What a peer finds when it starts: everything Raft needs but the entries themselves, which stay in the store.
 ///
@@ -25,6 +25,8 @@ pub struct Restored {
     pub configurations: Vec<(Index, Configuration)>,
     /// The verdicts in the log and where they stand, oldest first.
     pub verdicts: Vec<(Index, Verdict)>,
+    /// The upgrades in the log: where they stand, and the component that each needs, oldest first.
+    pub upgrades: Vec<(Index, Digest)>,
 }
 
 /// A write that does not fit the state it is applied to. A store that finds one while it opens is damaged; one that
@@ -84,6 +86,7 @@ impl Restored {
         }
         self.configurations.retain(|(index, _)| *index > base.index);
         self.verdicts.retain(|(index, _)| *index > base.index);
+        self.upgrades.retain(|(index, _)| *index > base.index);
         self.base = base;
         self.last = self.last.max(base.index);
         self.take_time_of_base();
@@ -93,6 +96,7 @@ impl Restored {
         self.terms.retain(|start| start.index < from);
         self.configurations.retain(|(index, _)| *index < from);
         self.verdicts.retain(|(index, _)| *index < from);
+        self.upgrades.retain(|(index, _)| *index < from);
         self.last = self.last.min(from.prev()).max(self.base.index);
         self.take_time_of_base();
     }
@@ -116,6 +120,7 @@ impl Restored {
         match &entry.payload {
             Payload::Membership(configuration) => self.configurations.push((entry.index, configuration.clone())),
             Payload::Verdict(verdict) => self.verdicts.push((entry.index, verdict.clone())),
+            Payload::Upgrade(upgrade) => self.upgrades.push((entry.index, upgrade.to)),
             Payload::Noop | Payload::Data(_) => {}
         }
         self.last = entry.index;
@@ -166,7 +171,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::raft::{LogRead, MemStorage, WriteToken};
+    use crate::raft::{LogRead, MemStorage, Upgrade, WriteToken};
     use crate::types::Incarnation;
 
     /// A log that keeps every entry ever appended in a plain list and forgets nothing about the discarded.
@@ -273,6 +278,19 @@ mod tests {
         restored.discard_through(LogPosition::new(Term(1), Index(2)));
         restored.truncate_from(Index(5));
         assert_eq!(restored.verdicts.iter().map(|(index, _)| index.0).collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
+    fn upgrades_go_with_their_entries() {
+        let mut restored = Restored::default();
+        let component = |index: u64| Digest::of(&index.to_le_bytes());
+        for index in 1..=5 {
+            let upgrade = Upgrade { from: component(0), to: component(index), migration: None };
+            restored.append(&Entry { payload: Payload::Upgrade(upgrade), ..entry(1, index, false) }).unwrap();
+        }
+        restored.discard_through(LogPosition::new(Term(1), Index(2)));
+        restored.truncate_from(Index(5));
+        assert_eq!(restored.upgrades, [3, 4].map(|index| (Index(index), component(index))));
     }
 
     #[test]

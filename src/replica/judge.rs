@@ -139,6 +139,11 @@ impl Judge {
         self.on_trial.take_if(|trial| trial.is_void);
     }
 
+    /// The last entry that this replica may apply without leading.
+    pub(super) fn judged(&self) -> Index {
+        self.judged
+    }
+
     /// Whether the machine may be asked for anything: what it knows may not be told while it is ahead.
     pub(super) fn is_calm(&self) -> bool {
         self.on_trial.is_none() && self.ahead.is_none()
@@ -272,6 +277,7 @@ impl Replica {
             return;
         }
         let limit = self.limit(wall_ms, jobs);
+        let limit = self.before_missing_component(limit);
         let entries = self.feed.give(limit);
         let budget = if self.raft.is_leader() { Budget::Configured } else { Budget::Relaxed };
         self.run(entries, budget, jobs);
@@ -361,7 +367,8 @@ impl Replica {
 
     /// Has the machine try an entry, once it has applied all before it.
     fn try_entry(&mut self, on: Index, jobs: &mut Vec<Job>) {
-        if self.feed.is_idle() && self.feed.first().is_some_and(|entry| entry.index == on) {
+        let is_next = self.feed.is_idle() && self.feed.first().is_some_and(|entry| entry.index == on);
+        if is_next && self.before_missing_component(on) == on {
             let entries = self.feed.first().cloned().into_iter().collect();
             self.judge.on_trial = Some(Trial { on, is_void: false });
             self.run(entries, Budget::Relaxed, jobs);

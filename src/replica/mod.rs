@@ -10,6 +10,7 @@
 //! - a snapshot is due after `max_log_count` entries and a share of the last one's size (`snapshots`).
 //! - the leader decides how far machines may go, and what becomes of entries that a backend dies of (`judge`).
 //! - replicas compare their hash chains, and one that has parted from the majority is replaced (`quarantine`).
+//! - an entry that moves the machine to another backend waits until this node has that (`upgrades`).
 //! - sessions are served on streams, called links here, by the leader alone (`links`): commands, queries, pings, and triggers
 //!   on what a query has read (`triggers`). On a link, replies and triggers come in the order of the log.
 
@@ -25,6 +26,8 @@ mod snapshots;
 #[cfg(test)]
 mod tests;
 mod triggers;
+mod upgrades;
+mod work;
 mod writes;
 
 use std::collections::BTreeMap;
@@ -32,16 +35,17 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::access::{Access, AccessControl, AccessDenied};
-use crate::machine::{Applied, BackendAnswer, BackendReply, HashChain, Machine, Outcome, Run, SessionTerms};
-use crate::protocol::{CommandError, RequestError, SessionEvent, TriggerId};
+use crate::machine::{Applied, HashChain, Outcome, SessionTerms};
+use crate::protocol::{CommandError, RequestError};
 use crate::raft::{
-    self, Entry, Envelope, LogRead, MembershipError, Raft, Restored, SnapshotMeta, SoftState, TransferError, Write,
+    self, Entry, LogRead, MembershipError, ProposeError, Raft, Restored, SnapshotMeta, TransferError, Upgrade,
     WriteToken,
 };
 use crate::settings::Settings;
 use crate::types::{Incarnation, Index, LogPosition, PeerId, SessionId};
 
 pub use judge::{Judgement, PeerMessage, Report, Rider};
+pub use work::{Answer, Asker, Effects, Job, Query, QueryAnswer, Wanted};
 
 use feed::Feed;
 use judge::Judge;
@@ -50,6 +54,7 @@ use quarantine::Sides;
 use reads::Reads;
 use snapshots::{Due, Snapshots};
 use triggers::Triggers;
+use upgrades::Upgrades;
 use writes::{Settled, Waiter, Writes};
 
 /// The clocks, as arguments.
@@ -69,127 +74,6 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
 
-/// Who waits for a read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
-    /// A client without a session.
-    Client(Ticket),
-    /// The client on a session's stream.
-    Session {
-        /// The stream.
-        link: LinkId,
-        /// The query, and its trigger.
-        id: TriggerId,
-        /// Whether a trigger is to be armed.
-        watch: bool,
-    },
-}
-
-/// A read that waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Query {
-    /// Who waits for it.
-    pub asker: Asker,
-    /// The client that must be allowed to have it; none if it is somebody who may do everything.
-    pub client: Option<String>,
-    /// What is to be read.
-    pub wanted: Wanted,
-    /// When the client is told that it took too long, by [`Now::monotonic_ms`].
-    pub deadline_ms: u64,
-}
-
-/// What is to be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// The backend's answer to this. Needs [`Access::Read`].
-    Answer(Bytes),
-    /// Who may do what: [`Replica::access`] has it when this is answered, and it was so at some moment since it was asked.
-    /// Needs [`Access::Admin`].
-    Access,
-}
-
-impl Query {
-    /// What the backend of a machine is to be asked. If it is not to be asked at all, the answer.
-    ///
-    /// # Errors
-    /// The answer.
-    pub fn for_backend(&self, machine: &Machine) -> Result<&Bytes, Result<BackendAnswer, RequestError>> {
-        let (needed, request) = match &self.wanted {
-            Wanted::Answer(request) => (Access::Read, Some(request)),
-            Wanted::Access => (Access::Admin, None),
-        };
-        let list = &machine.access().list;
-        let allowed = self.client.as_ref().map_or(Ok(()), |client| list.check_client(client, needed));
-        allowed.map_err(|denied| Err(RequestError::AccessDenied(denied)))?;
-        request.ok_or_else(|| Ok(BackendAnswer { reply: Ok(Bytes::new()), watched: Vec::new() }))
-    }
-}
-
-/// Work for the peer's machine. Jobs run one at a time, in the order given.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Job {
-    /// Replace the machine by the one in this snapshot. Answered by [`Replica::restored`].
-    Restore(SnapshotMeta),
-    /// Apply entries. Answered by [`Replica::applied`]; if the backend dies of one, by that for those before it, and by
-    /// [`Replica::died`].
-    Apply(Run),
-    /// Make the machine again as it was at an entry, with this hash chain.
-    Rewind(Index, HashChain),
-    /// Answer queries from the state as it is. Answered by [`Replica::answered`], after the reports of the jobs before; by
-    /// [`Replica::declined`] if the machine is not at this entry, because it died on the way.
-    Query(Index, Vec<Query>),
-    /// Write a snapshot of the state as it is. Answered by [`Replica::snapshot_taken`] once the file is durable, or
-    /// by [`Replica::snapshot_failed`], also if the machine is not there.
-    Snapshot(SnapshotMeta),
-    /// The same, and by the very machine that applies: a majority agrees with it, and another replica's is to be replaced by
-    /// it. One that is made anew from snapshot and log might differ, if that is how they came to differ.
-    SnapshotAsIs(SnapshotMeta),
-}
-
-/// What the machine said to a query.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueryAnswer {
-    /// Who waits for it.
-    pub asker: Asker,
-    /// The state that was read: that after this entry.
-    pub index: Index,
-    /// The backend's answer, or why there is none.
-    pub result: Result<BackendAnswer, RequestError>,
-}
-
-/// An answer for a client that waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// Whom it is for.
-    pub ticket: Ticket,
-    /// The index of a write or of the state that was read, and the backend's answer.
-    pub result: Result<(Index, BackendReply), RequestError>,
-}
-
-/// What a replica wants done. The notes on order of [`raft::Ready`] hold for what it takes from there.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Effects {
-    /// What must become durable; reported by [`Replica::persisted`].
-    pub write: Option<Write>,
-    /// What to send to other peers.
-    pub messages: Vec<PeerMessage>,
-    /// Entries wanted from the store; reported by [`Replica::log_read`].
-    pub log_reads: Vec<LogRead>,
-    /// Snapshots to send along with the message; reported by [`Replica::snapshot_sent`].
-    pub snapshots: Vec<Envelope>,
-    /// Work for the machine.
-    pub jobs: Vec<Job>,
-    /// Answers for clients.
-    pub answers: Vec<Answer>,
-    /// What to send on the streams of sessions, in this order. After [`SessionEvent::Ended`] and
-    /// [`SessionEvent::Detached`] a stream is forgotten here.
-    pub events: Vec<(LinkId, SessionEvent)>,
-    /// Set when role, term or leader have changed.
-    pub status: Option<SoftState>,
-    /// Set when the machine can do no more: why. The replica is to be stopped.
-    pub stop: Option<String>,
-}
-
 /// One peer.
 pub struct Replica {
     raft: Raft,
@@ -202,6 +86,7 @@ pub struct Replica {
     judge: Judge,
     sides: Sides,
     snapshots: Snapshots,
+    upgrades: Upgrades,
     /// As of the last entry applied.
     access: AccessControl,
     applied: Index,
@@ -252,6 +137,7 @@ impl Replica {
             feed,
             sides: Sides::default(),
             snapshots,
+            upgrades: Upgrades::default(),
             access: AccessControl::default(),
             applied: Index::ZERO,
             chain: HashChain::default(),
@@ -302,6 +188,20 @@ impl Replica {
         }
     }
 
+    /// An administrator wants the machine to go on with another backend. It is proposed at once.
+    pub fn upgrade(&mut self, ticket: Ticket, upgrade: Upgrade, deadline_ms: u64, now: Now) {
+        match self.raft.propose_upgrade(upgrade, now.wall_ms) {
+            Ok(index) => self.writes.wait_at(Waiter::Client(ticket), (index, self.raft.term()), deadline_ms),
+            Err(ProposeError::TooMuchUncommitted | ProposeError::Transferring { .. }) => {
+                self.refuse(ticket, RequestError::Overloaded);
+            }
+            Err(ProposeError::NotLeader { .. }) => {
+                let leader = self.leader();
+                self.refuse(ticket, RequestError::NotLeader { leader });
+            }
+        }
+    }
+
     /// Somebody without a session wants to read; `client` as in [`Query`].
     pub fn query(&mut self, ticket: Ticket, client: Option<String>, wanted: Wanted, deadline_ms: u64) {
         if self.quarantine().is_some() {
@@ -340,6 +240,7 @@ impl Replica {
         let Some((last, chain)) = applied.last().map(|last| (last.position.index, last.chain)) else { return };
         for Applied { position, outcome, changed, chain } in applied {
             self.sides.applied(position.index, chain);
+            self.upgrade_outcome(position.index, &outcome);
             // Who is told of an entry has been told of what it changed.
             self.fire(position.index, changed);
             self.session_outcome(position.index, &outcome);
@@ -371,6 +272,7 @@ impl Replica {
         self.chain = chain;
         self.applied = meta.position.index;
         self.snapshots.restored(size_bytes);
+        self.upgrades.restored();
         self.sides.restored(self.applied, chain);
         self.judge.restored();
         self.raft.applied(self.applied);
@@ -509,6 +411,7 @@ impl Replica {
             log_reads: ready.log_reads,
             snapshots,
             jobs,
+            component: self.upgrades.take_wanted(),
             answers: std::mem::take(&mut self.answers),
             events: self.links.take_events(),
             status: ready.status,
@@ -532,6 +435,8 @@ impl Replica {
                         }
                         Outcome::AccessSet(_) => Ok((index, Ok(Bytes::new()))),
                         Outcome::AccessNotSet(refusal) => Err(RequestError::AccessNotSet(refusal)),
+                        Outcome::Upgraded { version, .. } => Ok((index, Ok(version.into()))),
+                        Outcome::NotUpgraded(refusal) => Err(RequestError::NotUpgraded(refusal)),
                         other => unreachable!("a write without a session came to {other:?}"),
                     });
                     self.answers.push(Answer { ticket, result });

@@ -156,6 +156,15 @@ impl Replica {
         Some(MachineStatus { applied: *applied, agrees: *agrees, differs: *differs })
     }
 
+    /// A voter that has told this leader of having applied an entry.
+    pub(super) fn who_has_applied(&self, on: Index) -> Option<Incarnation> {
+        let mut others = self.sides.tally.iter().filter(|_| self.sides.term == self.raft.term());
+        let is_able = |(other, standing): &(&Incarnation, &Standing)| {
+            standing.applied >= on && self.raft.configuration().is_voter(**other)
+        };
+        others.find(is_able).map(|(other, _)| *other)
+    }
+
     /// Where the majority is.
     pub(super) fn majority(&self) -> Majority {
         if self.sides.term != self.raft.term() {

@@ -186,7 +186,9 @@ impl Replica {
             | Outcome::Refused(_)
             | Outcome::AccessSet(_)
             | Outcome::AccessNotSet(_)
-            | Outcome::Denied(_) => {}
+            | Outcome::Denied(_)
+            | Outcome::Upgraded { .. }
+            | Outcome::NotUpgraded(_) => {}
         }
     }
 
@@ -201,9 +203,15 @@ impl Replica {
 
     /// An entry has changed keys: fires the triggers on them.
     pub(super) fn fire(&mut self, index: Index, changed: Vec<Key>) {
-        for ((link, id), freed_bytes) in self.triggers.changed(index, changed) {
+        let fired = self.triggers.changed(index, changed);
+        self.tell_fired(fired, TriggerReason::DataChanged);
+    }
+
+    /// Triggers have fired, whose keys took so many bytes.
+    pub(super) fn tell_fired(&mut self, fired: Vec<((LinkId, TriggerId), usize)>, reason: TriggerReason) {
+        for ((link, id), freed_bytes) in fired {
             self.links.unwatch(link, freed_bytes);
-            self.links.tell(link, SessionEvent::Fired { id, reason: TriggerReason::DataChanged });
+            self.links.tell(link, SessionEvent::Fired { id, reason });
         }
     }
 

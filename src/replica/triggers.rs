@@ -74,6 +74,12 @@ impl Triggers {
         self.by_key.clear();
     }
 
+    /// Takes out all triggers that know of nothing behind `index`, with the bytes of their keys: they fire.
+    pub(super) fn take_before(&mut self, index: Index) -> Vec<(Name, usize)> {
+        let names: Vec<_> = self.armed.iter().filter(|(_, armed)| armed.since < index).map(|(name, _)| *name).collect();
+        names.into_iter().map(|name| (name, self.disarm(name))).collect()
+    }
+
     /// How many triggers all streams have armed.
     pub(super) fn total(&self) -> usize {
         self.armed.len()

@@ -115,6 +115,11 @@ impl Writes {
         }
     }
 
+    /// What stands at a position is waited for.
+    pub(super) fn wait_at(&mut self, waiter: Waiter, at: (Index, Term), deadline_ms: u64) {
+        self.proposed.insert(at, Proposed { waiter, deadline_ms });
+    }
+
     /// Without leadership nothing new can be proposed. What was proposed goes on waiting: whoever leads may commit it.
     pub(super) fn lead(&mut self, is_leader: bool, leader: Option<&PeerId>, settled: &mut Vec<Settled>) {
         if !is_leader {

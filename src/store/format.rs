@@ -12,8 +12,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
-use crate::raft::{Configuration, Entry, HardState, Payload, Restored, SnapshotMeta, Verdict};
-use crate::types::{Incarnation, Index, LogPosition, Term};
+use crate::raft::{Configuration, Entry, HardState, Payload, Restored, SnapshotMeta, Upgrade, Verdict};
+use crate::types::{Digest, Incarnation, Index, LogPosition, Term};
 
 /// The only format version known.
 pub(super) const VERSION: u8 = 1;
@@ -63,6 +63,32 @@ pub(super) enum Header {
         #[serde(with = "RestoredFields")]
         restored: Restored,
     },
+    /// The same, of a peer that has upgrades in its log.
+    MovedWithUpgrades {
+        record: Bytes,
+        #[serde(with = "RestoredFields")]
+        restored: Restored,
+        upgrades: Vec<(Index, Digest)>,
+    },
+}
+
+impl Header {
+    /// Whether it tells all of a peer's state, so that what came before is not needed for it.
+    pub(super) fn holds_state(&self) -> bool {
+        match self {
+            Self::Create { .. } | Self::Moved { .. } | Self::MovedWithUpgrades { .. } => true,
+            Self::Remove | Self::Write { .. } => false,
+        }
+    }
+
+    /// What a purge carries forward of a peer. Only one that has upgrades in its log is written in the way that versions which
+    /// know of none cannot read.
+    pub(super) fn moved(record: Bytes, mut restored: Restored) -> Self {
+        match std::mem::take(&mut restored.upgrades) {
+            upgrades if upgrades.is_empty() => Self::Moved { record, restored },
+            upgrades => Self::MovedWithUpgrades { record, restored, upgrades },
+        }
+    }
 }
 
 /// How [`Restored`] is written.
@@ -77,6 +103,9 @@ struct RestoredFields {
     terms: Vec<LogPosition>,
     configurations: Vec<(Index, Configuration)>,
     verdicts: Vec<(Index, Verdict)>,
+    /// Written apart: see [`Header::MovedWithUpgrades`].
+    #[serde(skip)]
+    upgrades: Vec<(Index, Digest)>,
 }
 
 /// A round being put together.
@@ -209,6 +238,7 @@ enum OutlinePayload<'a> {
     Membership(Configuration),
     Data(#[expect(dead_code, reason = "skipping it is the point")] &'a [u8]),
     Verdict(Verdict),
+    Upgrade(Upgrade),
 }
 
 impl From<Outline<'_>> for Entry {
@@ -218,6 +248,7 @@ impl From<Outline<'_>> for Entry {
             OutlinePayload::Membership(configuration) => Payload::Membership(configuration),
             OutlinePayload::Data(_) => Payload::Data(Bytes::new()),
             OutlinePayload::Verdict(verdict) => Payload::Verdict(verdict),
+            OutlinePayload::Upgrade(upgrade) => Payload::Upgrade(upgrade),
         };
         Self { term, index, time_ms, payload }
     }
@@ -316,6 +347,7 @@ mod tests {
             terms: vec![position],
             configurations: vec![(Index(7), peers.clone())],
             verdicts: vec![(Index(9), Verdict { on: Index(8), ruling: Bytes::from_static(b"r") })],
+            upgrades: Vec::new(),
         };
         let write = Header::Write {
             hard_state: Some(restored.hard_state),
@@ -365,6 +397,20 @@ mod tests {
         let outline = Entry { payload: Payload::Data(Bytes::new()), ..entry(5) };
         assert_eq!((&records[1].entries[1], records[1].locations[1]), (&outline, location));
         assert_eq!(decode_entry(location.slice(&round).unwrap()), Ok(entry(5)));
+    }
+
+    #[test]
+    fn what_is_carried_forward_keeps_its_upgrades_and_is_written_as_before_without_any() {
+        let restored = Restored { last: Index(9), ..Default::default() };
+        let before = Header::Moved { record: Bytes::new(), restored: restored.clone() };
+        assert_eq!(Header::moved(Bytes::new(), restored.clone()), before);
+        let upgrades = vec![(Index(7), Digest::of(b"new"))];
+        let header = Header::moved(Bytes::new(), Restored { upgrades: upgrades.clone(), ..restored });
+        let read: Header = codec::decode(&codec::encode(&header)).unwrap();
+        assert!(matches!(&read, Header::MovedWithUpgrades { upgrades: found, .. } if *found == upgrades), "{read:?}");
+        assert!(read.holds_state());
+        // Versions that know of no upgrades have written this: the fourth of the headers, and as many fields.
+        assert_eq!(codec::encode(&before)[0], 3);
     }
 
     #[test]

@@ -83,6 +83,11 @@ impl Recovery {
                 self.ledger.set_header(incarnation, seq, header_bytes);
                 found.moved(Peer { record, restored }, &entries, &locations)
             }
+            Header::MovedWithUpgrades { record, restored, upgrades } => {
+                self.ledger.set_header(incarnation, seq, header_bytes);
+                let restored = Restored { upgrades, ..restored };
+                found.moved(Peer { record, restored }, &entries, &locations)
+            }
             Header::Write { hard_state, snapshot, discard_through, truncate_from } => {
                 let token = WriteToken::default();
                 let write = Write { token, hard_state, snapshot, discard_through, truncate_from, entries };

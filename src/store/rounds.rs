@@ -248,7 +248,7 @@ impl Journal {
         let mut found_bytes = 0;
         for record in format::parse(seq, row).map_err(|damage| self.damaged(seq, damage))? {
             let incarnation = record.incarnation;
-            let holds_state = matches!(record.header, Header::Create { .. } | Header::Moved { .. });
+            let holds_state = record.header.holds_state();
             if holds_state && self.ledger.has_header(incarnation, seq) {
                 found_bytes += u64::from(record.header_bytes);
                 purge.moved.entry(incarnation).or_default();
@@ -268,7 +268,7 @@ impl Journal {
     fn carry(&self, purge: &Purge, round: &mut Round) {
         for (&incarnation, entries) in &purge.moved {
             let peer = &self.peers[&incarnation];
-            let header = Header::Moved { record: peer.record.clone(), restored: peer.restored.clone() };
+            let header = Header::moved(peer.record.clone(), peer.restored.clone());
             let size_bytes = round.builder.record(incarnation, &header, entries.len());
             let moved = |(index, bytes): &(Index, Vec<u8>)| (*index, round.builder.moved_entry(bytes));
             let entries = entries.iter().map(moved).collect();

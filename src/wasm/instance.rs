@@ -15,7 +15,7 @@ use super::wasi::Forbidden;
 use super::watchdog::Watchdog;
 use crate::machine::{
     Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, Budget, Fault, GuestFault, Key, Moment,
-    Origin, SnapshotError, StartError,
+    Origin, StartError, StateReader,
 };
 use crate::settings::Budgets;
 use crate::types::ClusterId;
@@ -229,24 +229,6 @@ impl Instance {
         }
         Ok(outcomes.into_iter().map(from_guest).collect())
     }
-
-    /// Checks a chunk against the contract: an empty one would never end, a long one would defeat the bound.
-    fn next_chunk(&mut self, at: Moment, reader: ResourceAny, max_bytes: u32) -> Result<Option<Bytes>, Fault> {
-        let fuel = whole_state_fuel(self.budgets.chunk_fuel, self.memory_bytes());
-        let chunk = self.call("snapshot", at, fuel, 1, |machine, store| {
-            machine.snapshot_reader().call_next(store, reader, max_bytes)
-        })?;
-        let Some(chunk) = chunk else { return Ok(None) };
-        if chunk.is_empty() || chunk.len() > max_bytes as usize {
-            let message = format!("it returned a chunk of {} bytes; 1 to {max_bytes} were asked for", chunk.len());
-            return Err(self.break_off(message));
-        }
-        Ok(Some(Bytes::from(chunk)))
-    }
-
-    fn close(&mut self, at: Moment, reader: ResourceAny) -> Result<(), Fault> {
-        self.call("snapshot", at, self.budgets.chunk_fuel, 1, |_, store| reader.resource_drop(store))
-    }
 }
 
 impl Backend for Instance {
@@ -286,30 +268,48 @@ impl Backend for Instance {
         Ok(to_keys(changed))
     }
 
-    fn snapshot(
-        &mut self,
-        at: Moment,
-        max_chunk_bytes: u32,
-        sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
-    ) -> Result<(), SnapshotError> {
-        let fuel = whole_state_fuel(self.budgets.chunk_fuel, self.memory_bytes());
-        let reader = self.call("snapshot", at, fuel, 1, |machine, store| machine.call_snapshot(store))?;
-        let mut sunk = Ok(());
-        let mut total_bytes = 0u64;
-        while sunk.is_ok()
-            && let Some(chunk) = self.next_chunk(at, reader, max_chunk_bytes)?
-        {
-            total_bytes += chunk.len() as u64;
-            let memory_bytes = self.store.data().limits.memory_bytes();
-            if total_bytes > memory_bytes.saturating_mul(MAX_SNAPSHOT_PER_MEMORY) {
-                let message =
-                    format!("its snapshot does not end: {total_bytes} bytes of {memory_bytes} bytes of memory");
-                return Err(self.break_off(message).into());
-            }
-            sunk = sink(chunk);
+    fn read_state(&mut self, at: Moment, budget: Budget) -> Result<Box<dyn StateReader + '_>, Fault> {
+        let chunk_fuel = fuel(self.budgets.chunk_fuel, budget);
+        let whole_fuel = whole_state_fuel(chunk_fuel, self.memory_bytes());
+        let reader = self.call("snapshot", at, whole_fuel, 1, |machine, store| machine.call_snapshot(store))?;
+        Ok(Box::new(Reading { instance: self, at, chunk_fuel, reader, total_bytes: 0 }))
+    }
+}
+
+/// The reading of an instance's state.
+struct Reading<'a> {
+    instance: &'a mut Instance,
+    at: Moment,
+    chunk_fuel: u64,
+    reader: ResourceAny,
+    total_bytes: u64,
+}
+
+impl StateReader for Reading<'_> {
+    /// Checks each chunk against the contract: an empty one would never end, a long one would defeat the bound.
+    fn next_chunk(&mut self, max_bytes: u32) -> Result<Option<Bytes>, Fault> {
+        let memory_bytes = self.instance.memory_bytes();
+        let (fuel, reader) = (whole_state_fuel(self.chunk_fuel, memory_bytes), self.reader);
+        let chunk = self.instance.call("snapshot", self.at, fuel, 1, |machine, store| {
+            machine.snapshot_reader().call_next(store, reader, max_bytes)
+        })?;
+        let Some(chunk) = chunk else { return Ok(None) };
+        if chunk.is_empty() || chunk.len() > max_bytes as usize {
+            let message = format!("it returned a chunk of {} bytes; 1 to {max_bytes} were asked for", chunk.len());
+            return Err(self.instance.break_off(message));
         }
-        self.close(at, reader)?;
-        sunk.map_err(SnapshotError::Sink)
+        self.total_bytes += chunk.len() as u64;
+        let (total_bytes, memory_bytes) = (self.total_bytes, self.instance.memory_bytes());
+        if total_bytes > memory_bytes.saturating_mul(MAX_SNAPSHOT_PER_MEMORY) {
+            let message = format!("its snapshot does not end: {total_bytes} bytes of {memory_bytes} bytes of memory");
+            return Err(self.instance.break_off(message));
+        }
+        Ok(Some(Bytes::from(chunk)))
+    }
+
+    fn close(self: Box<Self>) -> Result<(), Fault> {
+        let Self { instance, at, chunk_fuel, reader, .. } = *self;
+        instance.call("snapshot", at, chunk_fuel, 1, |_, store| reader.resource_drop(store))
     }
 }
 

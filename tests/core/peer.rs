@@ -26,6 +26,7 @@ impl Machine {
             Payload::Noop => b"noop",
             Payload::Membership(_) => b"membership",
             Payload::Verdict(verdict) => verdict.ruling.as_ref(),
+            Payload::Upgrade(upgrade) => &upgrade.to.0,
         };
         let words = [entry.term.0, entry.index.0, entry.time_ms].into_iter();
         for word in words.chain(bytes.iter().map(|byte| u64::from(*byte))) {

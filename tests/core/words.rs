@@ -10,6 +10,7 @@ pub fn listed(entries: &[Entry]) -> String {
         Payload::Membership(configuration) => format!("{} {}", entry.position(), members(configuration)),
         Payload::Data(data) => format!("{} {}", entry.position(), String::from_utf8_lossy(data)),
         Payload::Verdict(verdict) => format!("{} verdict on {}", entry.position(), verdict.on),
+        Payload::Upgrade(_) => format!("{} upgrade", entry.position()),
     };
     format!("[{}]", entries.iter().map(show).collect::<Vec<_>>().join(", "))
 }

@@ -31,3 +31,4 @@ mod sessions;
 mod status;
 mod stopped;
 mod tour;
+mod upgrade;

@@ -9,7 +9,7 @@ use crate::cli::output::{Failure, Output, bytes_as_json};
 use crate::cli::units::utc;
 use crate::machine::{Command, Ruling};
 use crate::node::{NodeLog, PeerRecord};
-use crate::raft::{Configuration, Entry, LogRead, LogReadPurpose, Payload};
+use crate::raft::{Configuration, Entry, LogRead, LogReadPurpose, Payload, Upgrade};
 use crate::store::StoredPeer;
 use crate::types::{Index, PeerId};
 
@@ -89,6 +89,10 @@ fn as_text(entry: &Entry) -> String {
             Ok(Ruling::Keep) => format!("verdict: keep entry {}", verdict.on),
             Err(error) => format!("unknown verdict on entry {} ({error})", verdict.on),
         },
+        Payload::Upgrade(Upgrade { from, to, migration }) => {
+            let migration = migration.as_deref().map(|migration| format!(" migrate {}", data_as_text(migration)));
+            format!("upgrade from backend {from} to {to}{}", migration.unwrap_or_default())
+        }
     };
     format!("  {}@{}  {}  {what}", entry.index, entry.term, utc(entry.time_ms))
 }
@@ -209,6 +213,14 @@ fn as_json(peer: &PeerId, entry: &Entry) -> Value {
                 }
                 Ok(Ruling::Keep) => json["ruling"] = json!("keep"),
                 Err(_) => json["ruling"] = json!("unknown"),
+            }
+        }
+        Payload::Upgrade(Upgrade { from, to, migration }) => {
+            json["kind"] = json!("upgrade");
+            json["from"] = json!(from.to_string());
+            json["to"] = json!(to.to_string());
+            if let Some(migration) = migration {
+                json["migration"] = bytes_as_json(migration);
             }
         }
     }

@@ -104,8 +104,7 @@ impl HostPast {
     /// Restores a machine from a snapshot that was written: the log behind a snapshot goes, so one that a backend cannot read
     /// back must never count. It is removed then.
     pub(super) fn prove_snapshot(&self, meta: &SnapshotMeta) -> Result<(), PastError> {
-        let factory = self.factory()?;
-        let proof = self.open_snapshot(meta, &factory);
+        let proof = self.open_snapshot(meta);
         if proof.is_err() {
             self.store.snapshots().remove_one(self.incarnation, meta.position)?;
         }

@@ -7,6 +7,7 @@ mod reads;
 mod sessions;
 mod snapshots;
 mod triggers;
+mod upgrades;
 mod writes;
 
 use std::collections::BTreeMap;
@@ -14,10 +15,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::*;
-use crate::machine::{BackendReply, Command, Key, Outcome, Run};
-use crate::protocol::{SessionEnd, SessionRequest, SessionSecret, SessionStart};
+use crate::machine::{BackendAnswer, BackendReply, Command, Key, Outcome, Run};
+use crate::protocol::{SessionEnd, SessionEvent, SessionRequest, SessionSecret, SessionStart, TriggerId};
 use crate::raft::{
-    AppendReply, ConfigValues, Configuration, HardState, MemStorage, Message, Payload, RoleName, Write as DiskWrite,
+    AppendReply, ConfigValues, Configuration, Envelope, HardState, MemStorage, Message, Payload, RoleName,
+    Write as DiskWrite,
 };
 use crate::types::{Digest, LogPosition, Term};
 
@@ -73,6 +75,8 @@ struct Hands {
     wanted: Vec<SnapshotMeta>,
     answers: BTreeMap<Ticket, WriteResult>,
     events: Vec<(LinkId, SessionEvent)>,
+    /// The components that were asked for.
+    components: Vec<Digest>,
 }
 
 impl Hands {
@@ -92,6 +96,7 @@ impl Hands {
             wanted: vec![],
             answers: BTreeMap::new(),
             events: vec![],
+            components: vec![],
         }
     }
 
@@ -164,6 +169,7 @@ impl Hands {
                 assert!(self.answers.insert(ticket, result).is_none(), "{ticket:?} is answered twice");
             }
             self.events.extend(effects.events);
+            self.components.extend(effects.component);
         }
     }
 

@@ -6,7 +6,7 @@ fn appended_to_two(hands: &Hands) -> Vec<Vec<Bytes>> {
     let commands = |entries: &[Entry]| {
         let data = entries.iter().filter_map(|entry| match &entry.payload {
             Payload::Data(data) => Some(data.clone()),
-            Payload::Noop | Payload::Membership(_) | Payload::Verdict(_) => None,
+            Payload::Noop | Payload::Membership(_) | Payload::Verdict(_) | Payload::Upgrade(_) => None,
         });
         data.collect::<Vec<_>>()
     };

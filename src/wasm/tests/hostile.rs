@@ -2,7 +2,10 @@
 //! their tests.
 
 use super::*;
-use crate::machine::{Command, Genesis, Machine, Outcome, Past, Ran, Ruling, Rulings, Run, Runner, SnapshotError};
+use crate::machine::{
+    BackendFactory, BackendSource, Command, Fault, Genesis, Machine, NoOthers, Outcome, Past, Ran, Ruling, Rulings,
+    Run, Runner, SnapshotError,
+};
 use crate::raft::{Entry, Payload};
 use crate::settings::Settings;
 use crate::types::{Digest, Index, Term};
@@ -238,6 +241,12 @@ impl Log {
     fn genesis(config: &'static str) -> Genesis {
         let settings = Settings { budgets: SMALL, ..Settings::default() };
         Genesis { cluster: CLUSTER, component: Digest::of(BROKEN), config: config.into(), settings }
+    }
+}
+
+impl BackendSource for Log {
+    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
+        NoOthers.factory(component)
     }
 }
 

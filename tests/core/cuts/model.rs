@@ -7,10 +7,11 @@ use rand::Rng;
 use rand::seq::IteratorRandom;
 use rand_chacha::ChaCha8Rng;
 use zraft::raft::{
-    Entry, HardState, InvalidWrite, LogRead, LogReadPurpose, MemStorage, Payload, SnapshotMeta, Write, WriteToken,
+    Entry, HardState, InvalidWrite, LogRead, LogReadPurpose, MemStorage, Payload, SnapshotMeta, Upgrade, Write,
+    WriteToken,
 };
 use zraft::store::Operation;
-use zraft::types::{Incarnation, Index, LogPosition, Term};
+use zraft::types::{Digest, Incarnation, Index, LogPosition, Term};
 
 use crate::peer::configuration;
 
@@ -144,9 +145,18 @@ fn random_entry(term: u64, index: u64, rng: &mut ChaCha8Rng) -> Entry {
     let payload = match rng.random_range(0..20) {
         0 => Payload::Noop,
         1 => Payload::Membership(configuration(rng.random_range(1..5))),
+        2 => Payload::Upgrade(upgrade(rng.random())),
         _ => Payload::Data(vec![rng.random(); size].into()),
     };
     Entry { term: Term(term), index: Index(index), time_ms: 1_000 + index, payload }
+}
+
+fn upgrade(to: u8) -> Upgrade {
+    Upgrade {
+        from: Digest::of(b"before"),
+        to: Digest::of(&[to]),
+        migration: (to > 128).then(|| Bytes::from(vec![to; 9])),
+    }
 }
 
 pub fn snapshot_meta(position: LogPosition) -> SnapshotMeta {

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use zraft::codec;
 use zraft::machine::{
-    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, BackendReply, Fault, Key, Moment, Origin,
-    SnapshotError, StartError,
+    Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, BackendReply, Budget, Fault, Key, Moment,
+    Origin, StartError, StateReader,
 };
 
 /// Bytes in a chunk of a snapshot.
@@ -141,13 +141,9 @@ impl Backend for Keys {
         Ok(gone.map(|(key, _)| key.into()).collect())
     }
 
-    fn snapshot(
-        &mut self,
-        _at: Moment,
-        _max_chunk_bytes: u32,
-        sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
-    ) -> Result<(), SnapshotError> {
+    fn read_state(&mut self, _at: Moment, _budget: Budget) -> Result<Box<dyn StateReader + '_>, Fault> {
         let bytes = codec::encode(&self.data);
-        bytes.chunks(CHUNK_BYTES).try_for_each(|chunk| sink(Bytes::copy_from_slice(chunk))).map_err(SnapshotError::Sink)
+        let chunks: Vec<_> = bytes.chunks(CHUNK_BYTES).map(Bytes::copy_from_slice).collect();
+        Ok(Box::new(chunks.into_iter()))
     }
 }

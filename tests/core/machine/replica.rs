@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use zraft::access::AccessControl;
 use zraft::codec;
-use zraft::machine::{Applied, Genesis, HostPart, Machine, Rulings, SessionTerms, SnapshotHead, StartError};
+use zraft::machine::{Applied, Genesis, HostPart, Machine, NoOthers, Rulings, SessionTerms, SnapshotHead, StartError};
 use zraft::protocol::CommandReply;
 use zraft::raft::{Configuration, Entry, SnapshotMeta};
 use zraft::settings::Settings;
@@ -67,7 +67,7 @@ impl Replica {
     }
 
     pub fn apply_ruled(&mut self, entries: &[Entry], rulings: &Rulings) -> Vec<Applied> {
-        let applied = self.machine.apply(entries, rulings).expect("keys do not die");
+        let applied = self.machine.apply(entries, rulings, &mut NoOthers).expect("keys do not die");
         assert_eq!(applied.len(), entries.len(), "an outcome for each entry");
         applied
     }

@@ -286,6 +286,8 @@ impl Script {
             Outcome::AccessSet(access) => listed(access),
             Outcome::AccessNotSet(refusal) => format!("not set: {refusal}"),
             Outcome::Denied(denied) => format!("denied: {denied}"),
+            Outcome::Upgraded { version, .. } => format!("goes on with {version}"),
+            Outcome::NotUpgraded(refusal) => format!("stays: {refusal}"),
         };
         let keys: Vec<_> = applied.changed.iter().map(|key: &Key| String::from_utf8_lossy(key)).collect();
         if keys.is_empty() { what } else { format!("{what}; changed {}", keys.join(", ")) }

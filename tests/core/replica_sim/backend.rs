@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use zraft::machine::{
     Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, BackendReply, Budget, Fault, GuestFault,
-    Key, Moment, Origin, SnapshotError, StartError,
+    Key, Moment, Origin, StartError, StateReader,
 };
+use zraft::types::Digest;
 
 /// Every command carries a number of its own. Multiples of this are refused.
 const REFUSED: u64 = 5;
@@ -46,6 +47,8 @@ pub struct KeyState {
 #[derive(Default)]
 pub struct Numbers {
     factory: NumbersFactory,
+    /// Which numbers it bears depends on it, and every reply ends with it.
+    version: u64,
     budget: Budget,
     /// Grows with what is asked of this instance, and no other has the same.
     wear: u64,
@@ -67,6 +70,47 @@ struct Item {
 pub struct NumbersFactory {
     /// The next number that is pushed comes with another that nobody has written.
     pub is_cursed: Arc<AtomicBool>,
+}
+
+/// What becomes of a state that is handed to a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandOver {
+    Taken,
+    Refused,
+    Died,
+}
+
+/// The name of a version.
+pub fn component(version: u64) -> Digest {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&version.to_le_bytes());
+    Digest(bytes)
+}
+
+/// The version of that name.
+pub fn version_of(component: Digest) -> u64 {
+    number(&component.0[..8])
+}
+
+pub fn hand_over(version: u64) -> HandOver {
+    match version % 4 {
+        1 => HandOver::Died,
+        2 => HandOver::Refused,
+        _ => HandOver::Taken,
+    }
+}
+
+impl NumbersFactory {
+    /// Makes backends of another version for the same node.
+    pub fn of(&self, component: Digest) -> VersionFactory {
+        VersionFactory { factory: self.clone(), version: version_of(component) }
+    }
+}
+
+/// Makes backends of one version.
+pub struct VersionFactory {
+    factory: NumbersFactory,
+    version: u64,
 }
 
 pub fn command(number: u64) -> Bytes {
@@ -166,6 +210,10 @@ fn cost(number: u64, wear: u64) -> Option<u64> {
     }
 }
 
+fn name_of(version: u64) -> String {
+    format!("numbers {version}")
+}
+
 impl Numbers {
     fn bear(&mut self, number: u64) -> Result<(), Fault> {
         if self.is_broken {
@@ -176,7 +224,7 @@ impl Numbers {
             Budget::Relaxed => RELAXED,
             Budget::Unlimited => u64::MAX,
         };
-        let (kind, message) = match cost(number, self.wear) {
+        let (kind, message) = match cost(number ^ (self.version << 32), self.wear) {
             None => (GuestFault::Trap, format!("nobody can bear {number}")),
             Some(cost) if cost > budget => (GuestFault::OutOfFuel, format!("{number} takes more than {budget}")),
             Some(_) => return Ok(()),
@@ -191,6 +239,7 @@ impl Numbers {
         self.add(item);
         let mut words = Vec::with_capacity(KeyState::WORDS);
         self.keys[usize::from(item.key())].write(&mut words);
+        words.push(self.version);
         Ok(bytes(&words))
     }
 
@@ -204,18 +253,32 @@ impl Numbers {
     }
 }
 
-impl BackendFactory for NumbersFactory {
+impl BackendFactory for VersionFactory {
     fn init(&self, _at: Moment, _config: &[u8]) -> Result<Box<dyn Backend>, StartError> {
-        Ok(Box::new(Numbers { factory: self.clone(), ..Numbers::default() }))
+        Ok(Box::new(Numbers { factory: self.factory.clone(), version: self.version, ..Numbers::default() }))
     }
 
     fn restore(
         &self,
         at: Moment,
-        _origin: &Origin,
+        origin: &Origin,
         chunks: &mut dyn FnMut() -> Result<Option<Bytes>, String>,
     ) -> Result<Box<dyn Backend>, StartError> {
-        let mut numbers = Numbers { wear: at.index, factory: self.clone(), ..Numbers::default() };
+        let Self { factory, version } = self;
+        if let Some(migration) = &origin.migration {
+            assert_eq!(number(migration), *version, "what is said to another version");
+            match hand_over(*version) {
+                HandOver::Taken => {}
+                HandOver::Refused => return Err(StartError::Refused(format!("{version} takes nothing"))),
+                HandOver::Died => {
+                    let message = format!("{version} can take nothing");
+                    return Err(StartError::Fault(Fault::Guest { kind: GuestFault::Trap, message }));
+                }
+            }
+        } else {
+            assert_eq!(origin.version, name_of(*version), "a snapshot is opened by the version that wrote it");
+        }
+        let mut numbers = Numbers { wear: at.index, factory: factory.clone(), version: *version, ..Numbers::default() };
         while let Some(chunk) = chunks().map_err(StartError::Source)? {
             for item in words(&chunk).chunks(2) {
                 numbers.push(Item { number: item[0], owner: item[1] }).map_err(StartError::Refused)?;
@@ -227,7 +290,7 @@ impl BackendFactory for NumbersFactory {
 
 impl Backend for Numbers {
     fn version(&mut self) -> Result<String, Fault> {
-        Ok("numbers 1".to_owned())
+        Ok(name_of(self.version))
     }
 
     fn set_budget(&mut self, budget: Budget) {
@@ -278,14 +341,9 @@ impl Backend for Numbers {
         Ok(changed.into_iter().map(|key| Key::copy_from_slice(&[key])).collect())
     }
 
-    fn snapshot(
-        &mut self,
-        _at: Moment,
-        _max_chunk_bytes: u32,
-        sink: &mut dyn FnMut(Bytes) -> Result<(), String>,
-    ) -> Result<(), SnapshotError> {
+    fn read_state(&mut self, _at: Moment, _budget: Budget) -> Result<Box<dyn StateReader + '_>, Fault> {
         let chunk =
             |items: &[Item]| bytes(&items.iter().flat_map(|item| [item.number, item.owner]).collect::<Vec<_>>());
-        self.items.chunks(CHUNK).map(chunk).try_for_each(sink).map_err(SnapshotError::Sink)
+        Ok(Box::new(self.items.chunks(CHUNK).map(chunk)))
     }
 }

@@ -7,7 +7,7 @@ use zraft::access::{Access, AccessList, AccessRefusal};
 use zraft::machine::{BackendReply, Command};
 use zraft::protocol::{CommandError, RequestError};
 use zraft::replica::{Ticket, Wanted};
-use zraft::types::{Incarnation, Index, PeerId};
+use zraft::types::{Digest, Incarnation, Index, PeerId};
 
 use super::backend::{ALL_KEYS, KeyState, command, is_refused, key_of, words};
 use super::history::{Call, OperationId};
@@ -38,6 +38,10 @@ pub enum Asked {
     },
     SetAccess {
         expected: Index,
+    },
+    Upgrade {
+        from: Digest,
+        to: Digest,
     },
 }
 
@@ -71,7 +75,7 @@ impl Sim {
         self.nodes.keys().copied().choose(&mut self.rng).expect("a node")
     }
 
-    fn ask(&mut self, client: usize, node: Incarnation, asked: Asked) -> (Ticket, u64) {
+    pub(super) fn ask(&mut self, client: usize, node: Incarnation, asked: Asked) -> (Ticket, u64) {
         let patience_steps = match self.is_healed {
             true => HEALED_STEPS,
             false if self.rng.random_bool(0.3) => self.rng.random_range(1..300),
@@ -146,7 +150,7 @@ impl Sim {
             return match waiting.asked {
                 Asked::Write { number, .. } => self.witness.unknown(number),
                 Asked::Read { operation, .. } => operation.into_iter().for_each(|read| self.history.nothing(read)),
-                Asked::SetAccess { .. } => {}
+                Asked::SetAccess { .. } | Asked::Upgrade { .. } => {}
             };
         }
         let error = match (waiting.asked, result) {
@@ -184,6 +188,14 @@ impl Sim {
                 self.access_set_at = self.access_set_at.max(now);
                 return;
             }
+            (Asked::Upgrade { to, .. }, Ok((index, _))) => {
+                self.count("upgrade: answered");
+                self.witness.upgraded(index, to);
+                return self.witness.know(index);
+            }
+            (Asked::Upgrade { from, to }, Err(RequestError::NotUpgraded(refusal))) => {
+                return self.on_not_upgraded(from, to, &refusal);
+            }
             (_, Err(error)) => error,
         };
         let is_late = waiting.deadline_ms <= self.clock_ms(node);
@@ -198,7 +210,8 @@ impl Sim {
                 self.on_refused(waiting.client, error);
             }
             (Asked::SetAccess { .. }, RequestError::Unknown) => self.count("access: unknown"),
-            (Asked::SetAccess { .. }, error) => self.on_refused(waiting.client, error),
+            (Asked::Upgrade { .. }, RequestError::Unknown) => self.count("upgrade: unknown"),
+            (Asked::SetAccess { .. } | Asked::Upgrade { .. }, error) => self.on_refused(waiting.client, error),
             (Asked::Read { operation, .. }, error) => {
                 operation.into_iter().for_each(|read| self.history.nothing(read));
                 let is_refused = error == RequestError::Quarantined;

@@ -58,6 +58,9 @@ impl Sim {
         if self.rng.random_bool(0.003) {
             self.transfer();
         }
+        if self.rng.random_bool(0.004) {
+            self.upgrade();
+        }
     }
 
     /// Some runs are calmer than others: sessions live longer in them.
@@ -110,7 +113,7 @@ impl Sim {
             match waiting.asked {
                 Asked::Write { number, .. } => self.witness.unknown(number),
                 Asked::Read { operation, .. } => operation.into_iter().for_each(|read| self.history.nothing(read)),
-                Asked::SetAccess { .. } => {}
+                Asked::SetAccess { .. } | Asked::Upgrade { .. } => {}
             }
         }
         self.lose_streams(id);
@@ -122,7 +125,10 @@ impl Sim {
         if node.disk.restored().snapshot.is_some() {
             self.count("restart from a snapshot");
         }
-        self.start(id, node.disk, node.files);
+        if node.is_snapshot_of_another_backend() {
+            self.count("upgrade: restart from a snapshot of before");
+        }
+        self.start(id, node.disk, node.files, node.components);
     }
 
     pub(super) fn restart_all(&mut self) {

@@ -43,7 +43,12 @@ impl Sim {
             self.count("membership: the leader is to leave");
         }
         if new.contains(&next) {
-            self.start(Incarnation(next), MemStorage::default(), BTreeMap::new());
+            self.start(
+                Incarnation(next),
+                MemStorage::default(),
+                BTreeMap::new(),
+                BTreeSet::from([self.plan.genesis.component]),
+            );
         }
     }
 

@@ -21,6 +21,7 @@ mod promises;
 mod session_events;
 mod sessions;
 mod streams;
+mod upgrades;
 mod wanted;
 mod witness;
 mod wrong;
@@ -112,6 +113,10 @@ struct Sim {
     in_quarantine: BTreeSet<Incarnation>,
     /// The latest entry that is known to have set the access list.
     access_set_at: Index,
+    /// The latest version that was made.
+    version: u64,
+    /// The backends that some replica was moved to, or was to be.
+    tried: BTreeSet<Digest>,
 }
 
 impl Sim {
@@ -154,20 +159,29 @@ impl Sim {
             quiet_until: 0,
             in_quarantine: BTreeSet::new(),
             access_set_at: Index::ZERO,
+            version: 0,
+            tried: BTreeSet::new(),
         };
         for id in (1..=count).map(Incarnation) {
             let mut disk = MemStorage::default();
             disk.write(&Write::bootstrap(configuration(count), 0)).expect("the first write fits");
-            sim.start(id, disk, BTreeMap::new());
+            let components = BTreeSet::from([sim.plan.genesis.component]);
+            sim.start(id, disk, BTreeMap::new(), components);
         }
         sim.sessions = (0..SESSION_CLIENTS).map(|client| sim.new_session_client(client)).collect();
         sim
     }
 
-    fn start(&mut self, id: Incarnation, disk: MemStorage, files: BTreeMap<LogPosition, File>) {
+    fn start(
+        &mut self,
+        id: Incarnation,
+        disk: MemStorage,
+        files: BTreeMap<LogPosition, File>,
+        components: BTreeSet<Digest>,
+    ) {
         self.lives += 1;
         let clock_began_ms = self.rng.random_range(0..100_000);
-        let node = Node::start(id, &self.plan, disk, files, (self.lives, clock_began_ms));
+        let node = Node::start(id, &self.plan, disk, files, components, (self.lives, clock_began_ms));
         self.nodes.insert(id, node);
         self.witness.check_node(&self.nodes[&id]);
     }
@@ -239,6 +253,7 @@ impl Sim {
             self.replica(id).tick(clocks);
         }
         self.settle(id);
+        self.bring_components(id);
         // In a healed network nobody stands still for so long by chance that it counts as a fault.
         let least = u32::from(self.is_healed);
         for _ in 0..self.rng.random_range(least..4) * u32::from(disk_works) {
@@ -275,6 +290,11 @@ impl Sim {
             if entry.index > self.witness.last() {
                 self.count_verdict(&entry, &applied.outcome);
                 self.count_change(&entry);
+                self.count_upgrade(&entry, &applied.outcome);
+            }
+            if matches!(applied.outcome, Outcome::Upgraded { .. }) {
+                let node = self.nodes.get_mut(&id).expect("a node");
+                node.knows_changes_after = node.knows_changes_after.max(entry.index);
             }
             self.witness.applied(&entry, &applied, ruling.as_ref(), &mut self.promises, now_ms);
         }
@@ -401,6 +421,7 @@ impl Sim {
             let clocks = self.clocks(to);
             let node = self.nodes.get_mut(&to).expect("a node");
             if let (Some(file), Message::Snapshot { meta }) = (file, &message.envelope.message) {
+                node.components.insert(file.component());
                 node.files.insert(meta.position, file);
             }
             node.replica.step(message, clocks);
@@ -496,7 +517,7 @@ fn plan(rng: &mut ChaCha8Rng) -> Plan {
         max_unacknowledged: rng.random_range(2..8),
         ..Settings::default()
     };
-    let genesis = Genesis { cluster: ClusterId(7), component: Digest::of(b"numbers"), config: Bytes::new(), settings };
+    let genesis = Genesis { cluster: ClusterId(7), component: backend::component(0), config: Bytes::new(), settings };
     Plan { config: Config::new(values).expect("a valid configuration"), genesis }
 }
 

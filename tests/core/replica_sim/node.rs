@@ -8,15 +8,15 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use zraft::access::AccessControl;
 use zraft::machine::{
-    Applied, Died, Genesis, HashChain, HostPart, Machine, Past, Ran, Ruling, Run, RunError, Runner, SessionTerms,
-    SnapshotHead,
+    Applied, BackendFactory, BackendSource, Died, Fault, Genesis, HashChain, HostPart, Machine, Past, Ran, Ruling, Run,
+    RunError, Runner, SessionTerms, SnapshotHead,
 };
 use zraft::raft::{Config, Entry, LogRead, LogReadPurpose, MemStorage, SnapshotMeta, Write, WriteToken};
 use zraft::replica::{Asker, Effects, Job, Now, Query, QueryAnswer, Replica, Ticket};
-use zraft::types::{Incarnation, Index, LogPosition, SessionId};
+use zraft::types::{Digest, Incarnation, Index, LogPosition, SessionId};
 
 use super::STEP_MS;
-use super::backend::NumbersFactory;
+use super::backend::{NumbersFactory, VersionFactory};
 
 /// How often the wait for a snapshot doubles at most while they fail.
 const MAX_DOUBLINGS: u32 = 6;
@@ -108,6 +108,12 @@ pub struct Node {
     pub clock_began_ms: u64,
     /// The replica has not seen what entries up to this have changed.
     pub knows_changes_after: Index,
+    /// The backends that it has; they survive a crash.
+    pub components: BTreeSet<Digest>,
+    /// The backend that the replica waits for.
+    pub wanted: Option<Digest>,
+    /// It is in quarantine because nobody has that.
+    pub lacks_backend: bool,
 }
 
 impl Node {
@@ -117,6 +123,7 @@ impl Node {
         plan: &Plan,
         disk: MemStorage,
         files: BTreeMap<LogPosition, File>,
+        components: BTreeSet<Digest>,
         (seed, clock_began_ms): (u64, u64),
     ) -> Self {
         let restored = disk.restored();
@@ -125,8 +132,8 @@ impl Node {
         let file = snapshot.as_ref().map(|meta| &files[&meta.position]);
         let is_wrong = file.is_some_and(|file| file.is_wrong);
         let machine = match file {
-            Some(file) => file.open(&factory),
-            None => Machine::start(plan.genesis.clone(), &factory).expect("numbers start"),
+            Some(file) => file.open(&factory, &components),
+            None => Machine::start(plan.genesis.clone(), &factory.of(plan.genesis.component)).expect("numbers start"),
         };
         let start = snapshot.as_ref().zip(file).map(|(meta, file)| Report::restored(meta, file, &machine));
         Self {
@@ -150,6 +157,32 @@ impl Node {
             snapshot_attempt: (Index::ZERO, 0),
             clock_began_ms,
             knows_changes_after: Index::ZERO,
+            components,
+            wanted: None,
+            lacks_backend: false,
+        }
+    }
+
+    /// What the files need: the backend of the snapshot, and those that the log moves to.
+    pub fn components_in_use(&self) -> BTreeSet<Digest> {
+        let written_by = self.files.values().map(|file| file.head.backend);
+        let moved_to = self.replica.raft().upgrades().iter().map(|(_, component)| *component);
+        written_by.chain(moved_to).chain([self.plan.genesis.component]).collect()
+    }
+
+    /// Whether the log moves on from the backend of the snapshot.
+    pub fn is_snapshot_of_another_backend(&self) -> bool {
+        let status = self.replica.raft().status();
+        let base = self.files.get(&status.snapshot).map(|file| file.head.backend);
+        let later = self.replica.raft().upgrades().iter().filter(|(index, _)| *index > status.snapshot.index);
+        base.is_some() && later.count() > 0
+    }
+
+    /// The replica is told of a backend that it waits for.
+    pub fn bring(&mut self, component: Digest) {
+        self.components.insert(component);
+        if self.wanted.take_if(|wanted| *wanted == component).is_some() {
+            self.replica.component_ready(component);
         }
     }
 
@@ -161,6 +194,9 @@ impl Node {
             assert!(!self.snapshot_in_progress, "one snapshot at a time");
             self.snapshot_in_progress = true;
             self.snapshot_attempt.0 = meta.position.index;
+        }
+        if effects.component.is_some() {
+            self.wanted = effects.component.take();
         }
         self.writes.extend(effects.write.take());
         self.jobs.extend(effects.jobs.drain(..));
@@ -215,7 +251,7 @@ impl Node {
             Job::Restore(meta) => {
                 self.factory.is_cursed.store(false, Ordering::Relaxed);
                 let file = &self.files[&meta.position];
-                let machine = file.open(&self.factory);
+                let machine = file.open(&self.factory, &self.components);
                 self.is_machine_wrong = file.is_wrong;
                 let report = Report::restored(&meta, file, &machine);
                 self.runner = Runner::new(machine);
@@ -256,8 +292,8 @@ impl Node {
     }
 
     fn runner_and_past(&mut self) -> (&mut Runner, NodePast<'_>) {
-        let Self { runner, plan, factory, disk, files, snapshot, .. } = self;
-        (runner, NodePast { plan, factory, disk, files, from: snapshot })
+        let Self { runner, plan, factory, disk, files, snapshot, components, .. } = self;
+        (runner, NodePast { plan, factory, disk, files, components, from: snapshot })
     }
 
     /// A machine that has gone wrong is not made again as it was; that stops its peer.
@@ -360,7 +396,15 @@ struct NodePast<'a> {
     factory: &'a NumbersFactory,
     disk: &'a MemStorage,
     files: &'a BTreeMap<LogPosition, File>,
+    components: &'a BTreeSet<Digest>,
     from: &'a Option<SnapshotMeta>,
+}
+
+impl BackendSource for NodePast<'_> {
+    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
+        assert!(self.components.contains(&component), "the machine is given an entry whose backend is missing");
+        Ok(Box::new(self.factory.of(component)))
+    }
 }
 
 impl Past for NodePast<'_> {
@@ -368,8 +412,8 @@ impl Past for NodePast<'_> {
 
     fn begin(&mut self) -> Result<Machine, Infallible> {
         Ok(match self.from {
-            Some(meta) => self.files[&meta.position].open(self.factory),
-            None => Machine::start(self.plan.genesis.clone(), self.factory).expect("numbers start"),
+            Some(meta) => self.files[&meta.position].open(self.factory, self.components),
+            None => Machine::start(self.plan.genesis.clone(), &self.first()).expect("numbers start"),
         })
     }
 
@@ -379,7 +423,18 @@ impl Past for NodePast<'_> {
     }
 }
 
+impl NodePast<'_> {
+    fn first(&self) -> VersionFactory {
+        self.factory.of(self.plan.genesis.component)
+    }
+}
+
 impl File {
+    /// The backend that wrote it.
+    pub fn component(&self) -> Digest {
+        self.head.backend
+    }
+
     /// The header says what it was told, the rest is the machine as it is.
     fn write(meta: &SnapshotMeta, machine: &mut Machine, is_wrong: bool) -> Self {
         let mut chunks = Vec::new();
@@ -403,8 +458,9 @@ impl File {
         (self.head.host.encode().len() + chunks) as u64
     }
 
-    fn open(&self, factory: &NumbersFactory) -> Machine {
-        let mut chunks = self.chunks.iter().cloned();
-        Machine::restore(self.head.clone(), factory, &mut || Ok(chunks.next())).expect("numbers can be restored")
+    fn open(&self, factory: &NumbersFactory, components: &BTreeSet<Digest>) -> Machine {
+        assert!(components.contains(&self.head.backend), "a snapshot is kept and its backend is not");
+        let (factory, mut chunks) = (factory.of(self.head.backend), self.chunks.iter().cloned());
+        Machine::restore(self.head.clone(), &factory, &mut || Ok(chunks.next())).expect("numbers can be restored")
     }
 }

@@ -27,6 +27,8 @@ pub struct SessionPromises {
     orphaned: BTreeSet<SessionId>,
     /// Where each key has changed.
     changes: BTreeMap<Key, Vec<Index>>,
+    /// Where the backend has become another.
+    upgrades: Vec<Index>,
     /// The clients that may only read, and the entry that has said so.
     readers: (BTreeSet<String>, Index),
 }
@@ -56,6 +58,7 @@ impl SessionPromises {
             owned: BTreeMap::new(),
             orphaned: BTreeSet::new(),
             changes: BTreeMap::new(),
+            upgrades: Vec::new(),
             readers: (BTreeSet::new(), Index::ZERO),
         }
     }
@@ -209,6 +212,24 @@ impl SessionPromises {
 
     pub fn orphaned(&self) -> usize {
         self.orphaned.len()
+    }
+
+    /// The backend is another from an entry on: it has cleaned up behind sessions whose end the former has not survived.
+    pub fn upgraded(&mut self, index: Index) {
+        self.upgrades.push(index);
+        for session in std::mem::take(&mut self.orphaned) {
+            self.owned.remove(&session);
+        }
+    }
+
+    /// Whether the backend has become another at an entry.
+    pub fn is_upgrade(&self, index: Index) -> bool {
+        self.upgrades.contains(&index)
+    }
+
+    /// The first upgrade behind an index: no trigger outlives it.
+    pub fn first_upgrade(&self, since: Index) -> Option<Index> {
+        self.upgrades.iter().copied().find(|index| *index > since)
     }
 
     pub fn has_ended(&self, session: SessionId) -> bool {

@@ -73,6 +73,7 @@ impl Sim {
         let armed = self.sessions[number].triggers.iter().filter(|(_, trigger)| trigger.is_first || trigger.is_known);
         for (id, trigger) in armed {
             let change = self.promises.first_change(&trigger.keys, trigger.since);
+            let change = change.into_iter().chain(self.promises.first_upgrade(trigger.since)).min();
             assert!(
                 change.is_none_or(|change| change > index),
                 "{id:?} on {:?} since {} has not fired for {change:?}, and its client is told of {index}",
@@ -189,6 +190,12 @@ impl Sim {
                 } else {
                     self.count("trigger: data-changed, armed again");
                     self.witness.know(change);
+                }
+            }
+            TriggerReason::LeaderChanged if let Some(upgrade) = self.promises.first_upgrade(trigger.since) => {
+                self.count("trigger: leader-changed by an upgrade");
+                if trigger.is_first || trigger.is_known {
+                    self.told(number, upgrade);
                 }
             }
             TriggerReason::LeaderChanged => {

@@ -1,11 +1,12 @@
 //! What a run must have seen to count.
 
 /// All that must happen in a full run: faults, and what clients are told.
-pub const WANTED: [&str; 97] = [
+pub const WANTED: [&str; 109] = [
     "access: changed meanwhile",
     "access: set",
     "ask: access",
     "ask: read",
+    "ask: upgrade",
     "ask: write",
     "backend: died",
     "backend: rewound",
@@ -82,7 +83,18 @@ pub const WANTED: [&str; 97] = [
     "trigger: disarmed",
     "trigger: fires as it is disarmed",
     "trigger: leader-changed",
+    "trigger: leader-changed by an upgrade",
     "trigger: session-expired",
+    "upgrade: answered",
+    "upgrade: changed meanwhile",
+    "upgrade: died, the old one goes on",
+    "upgrade: done",
+    "upgrade: done, and orphaned data is gone",
+    "upgrade: from another than there is",
+    "upgrade: refused, the old one goes on",
+    "upgrade: restart from a snapshot of before",
+    "upgrade: the backend is missing",
+    "upgrade: unknown",
     "verdict: keep",
     "verdict: skip",
     "verdict: skip by a majority",

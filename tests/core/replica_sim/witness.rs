@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use zraft::machine::{Applied, Budget, Command, Genesis, HashChain, Key, Machine, Outcome, Ruling, Rulings};
+use zraft::machine::{
+    Applied, BackendFactory, BackendSource, Budget, Command, Fault, Genesis, HashChain, Key, Machine, Outcome, Ruling,
+    Rulings,
+};
 use zraft::protocol::{CommandError, CommandReply};
 use zraft::raft::{Entry, Payload};
-use zraft::types::{Index, Term};
+use zraft::types::{Digest, Index, Term};
 
-use super::backend::{KeyState, NumbersFactory, OWNERS, QUERY_HEAD_BYTES, command, number};
+use super::backend::{KeyState, NumbersFactory, OWNERS, QUERY_HEAD_BYTES, command, number, version_of, words};
 use super::node::Node;
 use super::promises::SessionPromises;
 
@@ -24,6 +27,8 @@ struct Record {
 pub struct Witness {
     /// Applies every entry once, one at a time, and is never restored.
     machine: Machine,
+    /// The backend that runs entries from here on.
+    component: Digest,
     /// What was applied; the entry at index `i` is at `i - 1`.
     records: Vec<Record>,
     /// What was under each key from an entry on that has changed it.
@@ -43,7 +48,9 @@ pub struct Witness {
 impl Witness {
     pub fn new(genesis: &Genesis) -> Self {
         Self {
-            machine: Machine::start(genesis.clone(), &NumbersFactory::default()).expect("numbers start"),
+            machine: Machine::start(genesis.clone(), &NumbersFactory::default().of(genesis.component))
+                .expect("numbers start"),
+            component: genesis.component,
             records: Vec::new(),
             states: BTreeMap::new(),
             placed: BTreeMap::new(),
@@ -115,7 +122,8 @@ impl Witness {
         let rulings = ruling.map(|ruling| (entry.index, ruling.clone())).into_iter().collect();
         let rulings = Rulings { budget: Budget::Unlimited, rulings };
         let applied =
-            self.machine.apply(std::slice::from_ref(entry), &rulings).expect("it was applied before").remove(0);
+            self.machine.apply(std::slice::from_ref(entry), &rulings, &mut AllVersions).expect("it was applied before");
+        let applied = applied.into_iter().next().expect("an outcome");
         let mut query = |request: &[u8]| {
             let answer = self.machine.query(request).expect("numbers do not die");
             answer.reply.expect("numbers refuse no query")
@@ -123,6 +131,17 @@ impl Witness {
         for key in &applied.changed {
             let state = query(key).split_off(QUERY_HEAD_BYTES);
             self.states.entry(key.clone()).or_default().push((entry.index, state));
+        }
+        if let Outcome::Written(Ok(reply)) | Outcome::Answered { index: _, reply: Ok(reply), .. } = &applied.outcome
+            && !matches!(&applied.outcome, Outcome::Answered { index, .. } if *index != entry.index)
+        {
+            let ran_by = words(reply).last().copied();
+            assert_eq!(ran_by, Some(version_of(self.component)), "entry {} is run by another version", entry.index);
+        }
+        if let Outcome::Upgraded { component, .. } = &applied.outcome {
+            self.component = *component;
+            promises.upgraded(entry.index);
+            promises.check_owned(&query(&OWNERS));
         }
         if let Payload::Data(data) = &entry.payload {
             let command = Command::decode(data).expect("a command as it was written");
@@ -138,6 +157,22 @@ impl Witness {
         }
         let Applied { outcome, changed, chain, .. } = applied;
         self.records.push(Record { entry: entry.clone(), outcome, chain, changed });
+    }
+
+    /// The backend that runs entries from here on.
+    pub fn component(&self) -> Digest {
+        self.component
+    }
+
+    /// Whether the backend has died of the end of sessions, and what they owned is still there.
+    pub fn has_orphans(&self) -> bool {
+        self.machine.orphaned() > 0
+    }
+
+    /// A client was told that the cluster has moved to another backend.
+    pub fn upgraded(&self, index: Index, to: Digest) {
+        let outcome = &self.record(index).outcome;
+        assert!(matches!(outcome, Outcome::Upgraded { component, .. } if *component == to), "{outcome:?}");
     }
 
     fn place(&mut self, number: u64, index: Index) {
@@ -237,7 +272,12 @@ impl Witness {
     pub fn check_node(&self, node: &Node) {
         let (applied, chain) = node.replica.machine();
         assert!(node.is_wrong || chain == self.chain_at(applied), "{} says of {applied} what is not so", node.id);
-        assert!(node.is_wrong || node.replica.quarantine().is_none(), "{} is in quarantine for nothing", node.id);
+        let may_be_in_quarantine = node.is_wrong || node.lacks_backend;
+        assert!(
+            may_be_in_quarantine || node.replica.quarantine().is_none(),
+            "{} is in quarantine for nothing",
+            node.id
+        );
         assert!(node.is_wrong || applied <= node.applied(), "{} says it has applied what it has not", node.id);
         let status = node.replica.raft().status();
         assert!(status.snapshot.index <= node.applied() || !node.jobs.is_empty(), "{status:?}");
@@ -250,11 +290,21 @@ impl Witness {
             assert_eq!(node.applied(), self.last(), "{} is behind", node.id);
             assert_eq!(node.replica.machine(), (self.last(), self.machine.chain()), "{} differs", node.id);
             assert_eq!(node.orphaned(), promises.orphaned(), "{} has other orphans", node.id);
+            assert_eq!(node.runner.machine().map(Machine::component), Some(self.component), "{}", node.id);
         }
         for number in self.placed.keys() {
             let fates = [self.acknowledged.contains_key(number), self.unknown.contains(number)];
             let known = fates.into_iter().filter(|fate| *fate).count();
             assert_eq!(known, 1, "write {number} stands in the log, and its client was told something else");
         }
+    }
+}
+
+/// Whatever the history moves to is there for who has seen everything.
+struct AllVersions;
+
+impl BackendSource for AllVersions {
+    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
+        Ok(Box::new(NumbersFactory::default().of(component)))
     }
 }

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha12Rng;
 
 use super::promises::{Finding, Promise, Stop};
 use super::trial::{FirstLife, Trial};
-use crate::machine::Machine;
+use crate::machine::{Machine, NoOthers};
 
 /// The most entries in a batch, for each further instance.
 const BATCHES: [usize; 3] = [1000, 30, 3];
@@ -30,10 +30,11 @@ fn run(trial: &Trial<'_>, first: &FirstLife, most: usize, rng: &mut ChaCha12Rng)
     while !rest.is_empty() {
         let (batch, after) = rest.split_at(rng.random_range(1..=most.min(rest.len())));
         let at = format!("in a batch of {} from entry {}", batch.len(), batch[0].index);
-        let applied = machine.apply(batch, &first.rulings).map_err(|fault| match Stop::of(&at, fault) {
-            Stop::Found(finding) => Stop::Found(Finding { promise: Promise::Batches, ..finding }),
-            host => host,
-        })?;
+        let applied =
+            machine.apply(batch, &first.rulings, &mut NoOthers).map_err(|fault| match Stop::of(&at, fault) {
+                Stop::Found(finding) => Stop::Found(Finding { promise: Promise::Batches, ..finding }),
+                host => host,
+            })?;
         for one in &applied {
             if let Some(difference) = first.difference(one) {
                 return found(format!("{} {at}: {difference}", trial.history.describe(one.position.index)));

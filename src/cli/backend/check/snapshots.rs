@@ -5,7 +5,7 @@ use rand_chacha::ChaCha12Rng;
 
 use super::promises::{Finding, Promise, Stop};
 use super::trial::{FirstLife, Trial};
-use crate::machine::Machine;
+use crate::machine::{Machine, NoOthers};
 
 /// How often it is restored on the way.
 const RESTORES: usize = 8;
@@ -53,7 +53,7 @@ impl Life<'_> {
             }
             let Some(entry) = entries.get(place) else { break };
             let what = format!("{}, restored before", self.trial.history.describe(entry.index));
-            let applied = machine.apply(std::slice::from_ref(entry), &first.rulings);
+            let applied = machine.apply(std::slice::from_ref(entry), &first.rulings, &mut NoOthers);
             for one in applied.map_err(|fault| Stop::of(&what, fault))? {
                 if let Some(difference) = first.difference(&one) {
                     return Err(Stop::Found(Finding::new(Promise::Restore, format!("{what}: {difference}"))));

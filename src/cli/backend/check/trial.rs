@@ -8,12 +8,12 @@ use rand_chacha::ChaCha12Rng;
 use super::history::{History, shorten};
 use super::promises::{Finding, Promise, Stop};
 use crate::machine::{
-    Applied, BackendAnswer, BackendFactory, Genesis, HashChain, HostPart, Machine, Outcome, Past, Ruling, Rulings, Run,
-    RunError, Runner, StartError,
+    Applied, BackendAnswer, BackendFactory, BackendSource, Fault, Genesis, HashChain, HostPart, Machine, NoOthers,
+    Outcome, Past, Ruling, Rulings, Run, RunError, Runner, StartError,
 };
 use crate::protocol::{BackendFault, CommandError, CommandReply};
 use crate::raft::{Configuration, Entry, SnapshotMeta};
-use crate::types::Index;
+use crate::types::{Digest, Index};
 use crate::wasm::{Meter, Usage};
 
 /// After how many deaths the history is broken off.
@@ -203,6 +203,12 @@ impl Lived {
 
 /// A machine is made again from the beginning: there is no snapshot.
 struct Replay<'a>(&'a Trial<'a>);
+
+impl BackendSource for Replay<'_> {
+    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
+        NoOthers.factory(component)
+    }
+}
 
 impl Past for Replay<'_> {
     type Error = StartError;
