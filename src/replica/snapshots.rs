@@ -109,7 +109,8 @@ impl Snapshots {
         }
         let doublings = self.failures.saturating_sub(1).min(Self::MAX_DOUBLINGS);
         let is_many = since_last >= settings.max_log_count.saturating_mul(1 << doublings);
-        let is_much = log_bytes - self.begun_bytes >= Self::FEW_ENTRIES_BYTES << doublings;
+        // A machine that was rewound may be before the one that was begun last.
+        let is_much = log_bytes.saturating_sub(self.begun_bytes) >= Self::FEW_ENTRIES_BYTES << doublings;
         ((is_many || is_much) && self.has_log_for_another(log_bytes, settings)).then_some(Due::Log)
     }
 
@@ -220,6 +221,7 @@ mod tests {
         snapshots.failed();
         assert!(!is_due(&snapshots, 36, 4 * much - 1), "and then after twice as many");
         assert!(is_due(&snapshots, 36, 4 * much));
+        assert!(!is_due(&snapshots, 36, much), "the machine was rewound");
     }
 
     #[test]
