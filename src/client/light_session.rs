@@ -198,15 +198,14 @@ impl LightSession {
         }
     }
 
-    /// The peer to try next. One whose connection has just been lost is dialed again only after the others: it may
-    /// be gone.
+    /// The peer to try next. One whose connection has just been lost is dialed again only after the others: it may be gone. All
+    /// are looked at, since a loss counts from when it is noticed: one of long ago must not make a peer that has been restarted,
+    /// and is named as the leader now, one that has just failed.
     fn choose(&self) -> Option<PeerId> {
-        let peer = self.peers().choose()?;
-        if !self.client.has_lost(peer.node()) {
-            return Some(peer);
-        }
-        self.peers().failed(&peer);
-        self.peers().choose()
+        let mut peers = self.peers();
+        let lost: Vec<_> = peers.all().iter().filter(|peer| self.client.has_lost(peer.node())).cloned().collect();
+        lost.iter().for_each(|peer| peers.failed(peer));
+        peers.choose()
     }
 
     /// Takes in what an attempt led to: an answer, a final error, or what to do next.

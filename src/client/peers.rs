@@ -36,6 +36,11 @@ impl Peers {
         Some(self.peers[chosen].clone())
     }
 
+    /// All that are known.
+    pub(super) fn all(&self) -> &[PeerId] {
+        &self.peers
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.peers.len()
