@@ -225,11 +225,7 @@ async fn run(
     inbox: mpsc::Receiver<Event>,
     ready: SyncSender<()>,
 ) -> Result<(), NodeError> {
-    let compile_limits = CompileLimits {
-        memory_bytes: config.tuning.compile_memory_bytes,
-        deadline_ms: config.tuning.compile_deadline_ms,
-    };
-    let wasm = Wasm::new(&config.log_dir.join("compiled"), config.compiler.clone(), compile_limits)?;
+    let wasm = open_wasm(&config)?;
     let (store, peers) = open_store(&config, StoreEvents(events.clone()))?;
     let backends = open_backends(wasm, &store, &peers);
 
@@ -298,6 +294,11 @@ async fn run(
     accepting.abort();
     watching.iter().for_each(tokio::task::JoinHandle::abort);
     courier_thread.stop().await;
+    conclude(&node, ended)
+}
+
+/// Says how a node has ended.
+fn conclude(node: &NodeAddr, ended: Ended) -> Result<(), NodeError> {
     match ended {
         Ended::Stopped => {
             tracing::info!(%node, "the node has stopped");
@@ -308,6 +309,12 @@ async fn run(
             Err(error.into())
         }
     }
+}
+
+fn open_wasm(config: &Config) -> Result<Wasm, WasmError> {
+    let tuning = &config.tuning;
+    let limits = CompileLimits { memory_bytes: tuning.compile_memory_bytes, deadline_ms: tuning.compile_deadline_ms };
+    Wasm::new(&config.log_dir.join("compiled"), config.compiler.clone(), limits)
 }
 
 /// Opens the store, and reads what it holds of peers.

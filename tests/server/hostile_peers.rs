@@ -74,6 +74,16 @@ pub async fn status(client: &Client, peer: &PeerId) -> PeerStatus {
     found.unwrap_or_else(|| panic!("there is no {peer}: {node:?}")).clone()
 }
 
+/// Waits until a peer knows that its cluster has so many members now.
+pub async fn until_it_knows(client: &Client, peer: &PeerId, members: usize) -> PeerStatus {
+    until("the peer knows of the change", async || {
+        let status = status(client, peer).await;
+        let is_done = status.members.len() == members && status.leaving.is_empty() && status.commit == status.last;
+        is_done.then_some(status)
+    })
+    .await
+}
+
 /// Does something until it has led to something: links lose what they cannot send.
 pub async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     let attempts = async {
@@ -184,12 +194,7 @@ fn nobody_listens_to_a_peer_that_was_removed_whoever_has_its_key() {
         let refuse_all = async |nodes: &Nodes| {
             let mut mallory = Mallory::with_the_key_of(nodes, number);
             for peer in &rest {
-                let target = until("the peer knows of the change", async || {
-                    let status = status(&client, peer).await;
-                    (status.members.len() == 2 && status.leaving.is_empty() && status.commit == status.last)
-                        .then_some(status)
-                })
-                .await;
+                let target = until_it_knows(&client, peer, rest.len()).await;
                 for message in of_a_far_term() {
                     let before = status(&client, peer).await.refused;
                     until("it is refused", async || {

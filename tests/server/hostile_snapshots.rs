@@ -17,7 +17,9 @@ use zraft::types::{ClusterId, Incarnation, Index, LogPosition, NodeAddr, PeerId,
 
 use crate::harness::{Nodes, PATIENCE, runtime};
 use crate::hostile_clients::memory;
-use crate::hostile_peers::{FAR, Mallory, PeerFrame, is_whole, leader_first, number_of, prepare, status, until};
+use crate::hostile_peers::{
+    FAR, Mallory, PeerFrame, is_whole, leader_first, number_of, prepare, status, until, until_it_knows,
+};
 
 /// Snapshots are soon there.
 const OPTIONS: [&str; 4] = ["--max-log-count", "5", "--min-log-percent", "0"];
@@ -175,12 +177,7 @@ fn a_snapshot_of_who_is_not_of_the_group_is_refused_before_any_of_it_is_stored()
         let rest = [leader.peer.clone(), all[1].peer.clone()];
         client.set_new_conf(&rest[0], &rest, &peers, PATIENCE).await.unwrap();
         for peer in &rest {
-            let target = until("the peer knows of the change", async || {
-                let status = status(&client, peer).await;
-                (status.members.len() == 2 && status.leaving.is_empty() && status.commit == status.last)
-                    .then_some(status)
-            })
-            .await;
+            let target = until_it_knows(&client, peer, rest.len()).await;
             let connection = connect(&mallory, peer).await;
             let reason = declined(offer_as(&connection, cluster, (from, target.incarnation), any).await);
             assert!(reason.contains(cases[0].2), "{reason}");

@@ -168,7 +168,6 @@ impl Driven for One {
     }
 }
 
-/// A key's name.
-pub fn name(key: u64) -> Vec<u8> {
+fn name(key: u64) -> Vec<u8> {
     format!("key-{key:012}").into_bytes()
 }
