@@ -94,6 +94,8 @@ pub(super) enum Event {
     Reserve { spec: ClusterSpec, reply: oneshot::Sender<Vec<PeerFailure>> },
     /// Start peers that were prepared.
     Start { id: Incarnation, reply: oneshot::Sender<Result<(), String>> },
+    /// All peers of a new cluster have started: the one here runs at once.
+    Elect { incarnation: Incarnation },
     /// Forget peers, prepared or started.
     Discard { peers: Vec<Incarnation>, reply: oneshot::Sender<()> },
     /// Who are the peers of a cluster?
@@ -325,6 +327,11 @@ impl Driver {
             }
             Event::Reserve { spec, reply } => drop(reply.send(self.reserve(spec))),
             Event::Start { id, reply } => self.start_peers(id, reply),
+            Event::Elect { incarnation } => {
+                if let Some(peer) = self.running(incarnation) {
+                    peer.replica.hasten_election();
+                }
+            }
             Event::Discard { peers, reply } => {
                 self.discard(&peers);
                 let _ = reply.send(());

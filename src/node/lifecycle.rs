@@ -188,6 +188,10 @@ impl Lifecycle {
         }
         let failures = self.make_peers(&spec, component).await;
         if failures.is_empty() {
+            if let Some(incarnation) = spec.id() {
+                // A node that is stopping needs no leader.
+                let _ = self.events.send(Event::Elect { incarnation }).await;
+            }
             tracing::info!(cluster = %spec.cluster, component = %spec.component, "created a cluster");
             return Ok(spec.cluster);
         }

@@ -17,6 +17,14 @@ impl Raft {
         }
     }
 
+    /// Runs at once, if no leader is known, instead of when the election timeout has passed. A new cluster need not wait for
+    /// its first leader.
+    pub fn hasten_election(&mut self) {
+        if matches!(&self.role, Role::Follower(_)) && self.leader().is_none() {
+            self.pre_campaign();
+        }
+    }
+
     /// Asks the others whether an election would succeed. Nobody's term changes by that, so a peer that was cut off
     /// does not depose a healthy leader when it comes back. Who may not run, or whose disk stands still, only gives the
     /// leader up.

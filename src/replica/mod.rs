@@ -340,6 +340,11 @@ impl Replica {
         self.raft.transfer(to)
     }
 
+    /// Runs at once, if no leader is known: see [`Raft::hasten_election`].
+    pub fn hasten_election(&mut self) {
+        self.raft.hasten_election();
+    }
+
     /// Has a leader begin to change the voters to exactly these, or withdraw a change: see
     /// [`Raft::propose_membership`]. Where the leader knows that the state of too many of them is wrong, it refuses: they would
     /// outvote who is right.

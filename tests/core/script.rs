@@ -9,6 +9,7 @@
 //! | `transfer ID TO` | asks a leader to hand leadership to another |
 //! | `disk ID TERM...` | replaces the peer by one whose log holds entry 1 and then entries of these terms |
 //! | `campaign ID` | lets time pass for one peer until it stops following |
+//! | `hasten ID` | asks a peer to run at once if it knows no leader |
 //! | `tick ID COUNT` | lets time pass for one peer |
 //! | `propose ID DATA...`, `read ID` | what clients want |
 //! | `persist ID [COUNT]` | makes the oldest writes durable; without COUNT all |
@@ -97,6 +98,11 @@ impl Runner for Script {
                 self.pump(id)?;
             }
             "campaign" => self.campaign(peer_id(&mut args)?)?,
+            "hasten" => {
+                let id = peer_id(&mut args)?;
+                self.peer(id)?.raft.hasten_election();
+                self.pump(id)?;
+            }
             "tick" => {
                 let id = peer_id(&mut args)?;
                 for _ in 0..number(&mut args)?.unwrap_or(1) {

@@ -194,3 +194,14 @@ fn what_comes_of_a_creation_is_told_apart() {
         assert!(nodes.peers("d").contains(&created.leader.unwrap()));
     });
 }
+
+#[test]
+fn a_new_cluster_does_not_wait_for_an_election_timeout() {
+    let mut nodes = Nodes::prepare(3);
+    // Twice as long as anything may take here.
+    (0..3).for_each(|number| nodes.start_node_with(number, "election_timeout_ms = 60_000"));
+    nodes.create("kv", "kv", &[]);
+    assert_eq!(nodes.leader("kv"), 0, "the first peer runs");
+    let write = async { timeout(PATIENCE, nodes.kv("kv").put("key", "value")).await };
+    runtime().block_on(write).unwrap().unwrap();
+}
