@@ -12,6 +12,7 @@ mod calls;
 #[path = "../common/judge.rs"]
 mod judge;
 mod loading;
+#[path = "../common/native.rs"]
 mod native;
 mod states;
 

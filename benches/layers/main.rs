@@ -8,7 +8,7 @@
 //! Figures of a hundred are of a batch of so many, as they form under load. The store commits to a folder under `target/`, which
 //! must be on a real disk.
 
-#[path = "../component/native.rs"]
+#[path = "../common/native.rs"]
 mod native;
 mod raft_step;
 mod round_trips;

@@ -7,6 +7,7 @@
 //! cargo bench --bench nodes -- transfer 100  # of so many MB
 //! cargo bench --bench nodes -- neighbours    # writes beside clusters whose component does its worst; three minutes
 //! cargo bench --bench nodes -- hostile       # writes beside clients that do their worst; five minutes
+//! cargo bench --bench nodes -- native        # writes with the kv component, and with the same code natively; two minutes
 //! cargo bench --bench nodes -- failover      # without a write, when the leader's node dies or is stopped; three minutes
 //! ```
 //!
@@ -21,20 +22,28 @@ mod failover;
 #[expect(dead_code, reason = "the tests of the server need more of it")]
 mod harness;
 mod hostile;
+mod in_place;
 #[path = "../common/judge.rs"]
 mod judge;
 mod load;
+#[path = "../common/native.rs"]
+mod native;
 mod neighbours;
 mod processes;
 mod state;
 mod transfer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tempfile::TempDir;
 
-const USAGE: &str = "usage: cargo bench --bench nodes -- state [MB] | transfer [MB] | neighbours | hostile | failover";
+/// That of the program, for the nodes that this one runs in its place.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const USAGE: &str =
+    "usage: cargo bench --bench nodes -- state [MB] | transfer [MB] | neighbours | hostile | failover | native";
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
@@ -48,6 +57,8 @@ fn main() -> ExitCode {
         ["neighbours"] => neighbours::measure(folder().path()),
         ["hostile"] => hostile::measure(folder().path()),
         ["failover"] => failover::measure(folder().path()),
+        ["native"] => in_place::measure(folder().path()),
+        [in_place::NODE, kind, .., config] => in_place::serve(kind, Path::new(config)),
         // What `cargo bench` runs without a choice should not take a quarter of an hour.
         [] => {
             println!("{USAGE}");

@@ -1,6 +1,7 @@
 //! A cluster on this machine, for `zraft demo` and `zraft dev`: real nodes with real certificates and files, in one
 //! process.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,7 @@ impl Local {
             log_dir: data,
             tuning: Tuning { guest_threads: 1, ..Tuning::default() },
             compiler: compile::compiler()?,
+            native: BTreeMap::new(),
         };
         self.nodes[number] = Some(Node::start(config)?);
         Ok(())

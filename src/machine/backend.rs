@@ -1,6 +1,8 @@
 //! The seam between the replicated machine and the state machine that a user brings: a component run by `wasm/`, or
 //! Rust code in process.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -219,7 +221,7 @@ pub trait BackendSource {
     ///
     /// # Errors
     /// [`Fault::Host`] when this node does not have it.
-    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault>;
+    fn factory(&mut self, component: Digest) -> Result<Arc<dyn BackendFactory>, Fault>;
 }
 
 /// Has no backend for anybody: for logs that never change it.
@@ -227,7 +229,7 @@ pub trait BackendSource {
 pub struct NoOthers;
 
 impl BackendSource for NoOthers {
-    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
+    fn factory(&mut self, component: Digest) -> Result<Arc<dyn BackendFactory>, Fault> {
         Err(Fault::Host(format!("there is no other backend here, and {component} is wanted")))
     }
 }

@@ -1,14 +1,14 @@
 //! The components of a node's clusters: kept as files, compiled once, shared by all peers that run them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::machine::{Genesis, Machine, StartError};
+use crate::machine::{BackendFactory, Genesis, Machine, StartError};
 use crate::store::{Components, StoreError};
 use crate::types::Digest;
-use crate::wasm::{ComponentError, Wasm, WasmBackend, WasmFactory};
+use crate::wasm::{ComponentError, Wasm, WasmBackend};
 
 /// Why a component cannot be run here.
 #[derive(Debug, thiserror::Error)]
@@ -32,11 +32,18 @@ pub(super) struct Backends {
     wasm: Wasm,
     files: Components,
     compiled: Mutex<BTreeMap<Digest, WasmBackend>>,
+    /// What runs in the place of components.
+    native: BTreeMap<Digest, Arc<dyn BackendFactory>>,
 }
 
 impl Backends {
     pub(super) fn new(wasm: Wasm, files: Components) -> Self {
-        Self { wasm, files, compiled: Mutex::default() }
+        Self { wasm, files, compiled: Mutex::default(), native: BTreeMap::new() }
+    }
+
+    /// The same, with these in the place of components.
+    pub(super) fn with_native(self, native: BTreeMap<Digest, Arc<dyn BackendFactory>>) -> Self {
+        Self { native, ..self }
     }
 
     /// Takes in a component that was sent here, compiles it, and proves that a machine of the new cluster starts.
@@ -50,7 +57,10 @@ impl Backends {
     }
 
     /// The backend of a cluster whose component is kept here.
-    pub(super) fn load(&self, genesis: &Genesis) -> Result<WasmFactory, BackendError> {
+    pub(super) fn load(&self, genesis: &Genesis) -> Result<Arc<dyn BackendFactory>, BackendError> {
+        if let Some(native) = self.native.get(&genesis.component) {
+            return Ok(Arc::clone(native));
+        }
         let known = self.lock().get(&genesis.component).cloned();
         let backend = match known {
             Some(backend) => backend,
@@ -61,7 +71,7 @@ impl Backends {
                 compiled
             }
         };
-        Ok(backend.factory(genesis.cluster, genesis.settings.budgets))
+        Ok(Arc::new(backend.factory(genesis.cluster, genesis.settings.budgets)))
     }
 
     /// The bytes of a component that is kept here.

@@ -1,13 +1,16 @@
 //! A node's configuration. A [`Config`] that exists is valid.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::machine::BackendFactory;
 use crate::store::StoreOptions;
 use crate::transport::{Credentials, TlsError};
-use crate::types::NodeAddr;
+use crate::types::{Digest, NodeAddr};
 use crate::wasm::{CompileLimits, Compiler};
 
 /// What a node is started with.
@@ -30,6 +33,9 @@ pub struct Config {
     pub tuning: Tuning,
     /// Who compiles the components that it is sent.
     pub compiler: Compiler,
+    /// Backends of the embedding program, by the components in whose place they run. Nothing bounds what they do, and all nodes
+    /// of a cluster must have the same. They show what a component costs.
+    pub native: BTreeMap<Digest, Arc<dyn BackendFactory>>,
 }
 
 /// Where a node listens.

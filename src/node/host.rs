@@ -21,7 +21,6 @@ use crate::raft::{Entry, LogRead, LogReadPurpose, SnapshotMeta};
 use crate::replica::{Job, Query, QueryAnswer};
 use crate::store::{SnapshotHeader, Store, StoreError};
 use crate::types::{Digest, Incarnation, Index, SessionId};
-use crate::wasm::WasmFactory;
 
 use reader::Reader;
 use snapshot::{SnapshotFailure, SnapshotMade};
@@ -299,12 +298,10 @@ fn take_snapshot(
 }
 
 impl BackendSource for HostPast {
-    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
-        match self.load(component) {
-            Ok(factory) => Ok(Box::new(factory)),
-            // The replica gives out no entry whose component was not here.
-            Err(error) => Err(Fault::Host(format!("component {component}, which it is to go on with: {error}"))),
-        }
+    fn factory(&mut self, component: Digest) -> Result<Arc<dyn BackendFactory>, Fault> {
+        // The replica gives out no entry whose component was not here.
+        let missing = |error| Fault::Host(format!("component {component}, which it is to go on with: {error}"));
+        self.load(component).map_err(missing)
     }
 }
 
@@ -314,7 +311,7 @@ impl Past for HostPast {
     fn begin(&mut self) -> Result<Machine, PastError> {
         match &self.snapshot {
             Some(meta) => self.open_snapshot(meta),
-            None => Ok(Machine::start(self.genesis.clone(), &self.load(self.genesis.component)?)?),
+            None => Ok(Machine::start(self.genesis.clone(), &*self.load(self.genesis.component)?)?),
         }
     }
 
@@ -350,7 +347,7 @@ impl HostPast {
             self.give_way();
             reader.next().map_err(|error| error.to_string())
         };
-        Ok(Machine::restore(head, &factory, &mut chunks)?)
+        Ok(Machine::restore(head, &*factory, &mut chunks)?)
     }
 
     fn give_way(&self) {
@@ -365,7 +362,7 @@ impl HostPast {
         Ok(identity.size_bytes)
     }
 
-    fn load(&self, component: Digest) -> Result<WasmFactory, BackendError> {
+    fn load(&self, component: Digest) -> Result<Arc<dyn BackendFactory>, BackendError> {
         self.backends.load(&Genesis { component, ..self.genesis.clone() })
     }
 }

@@ -227,9 +227,9 @@ async fn run(
 ) -> Result<(), NodeError> {
     let wasm = open_wasm(&config)?;
     let (store, peers) = open_store(&config, StoreEvents(events.clone()))?;
-    let backends = open_backends(wasm, &store, &peers);
+    let Config { node, listen, snapshot_listener, snapshot_advertised_addr, credentials, tuning, native, .. } = config;
+    let backends = open_backends(Backends::new(wasm, store.components()).with_native(native), &peers);
 
-    let Config { node, listen, snapshot_listener, snapshot_advertised_addr, credentials, tuning, .. } = config;
     let limits = Limits::default();
     let watched = credentials.clone();
     let endpoint = match listen {
@@ -349,8 +349,7 @@ fn open_store(config: &Config, sink: StoreEvents) -> Result<(Store, Vec<FoundPee
 }
 
 /// The components that these peers run.
-fn open_backends(wasm: Wasm, store: &Store, peers: &[FoundPeer]) -> Arc<Backends> {
-    let backends = Backends::new(wasm, store.components());
+fn open_backends(backends: Backends, peers: &[FoundPeer]) -> Arc<Backends> {
     // What no peer runs is left of a cluster that was being created or removed when the node was killed.
     let components = peers.iter().flat_map(FoundPeer::components).collect();
     // Where it is not known what one needs, nothing goes.

@@ -1,6 +1,7 @@
 //! The settings of a node, as written: in a TOML file, in the environment, as flags. Flags come before the environment, and that
 //! before the file.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
@@ -197,6 +198,7 @@ impl Settings {
             credentials: Credentials::load(&files)?,
             tuning,
             compiler,
+            native: BTreeMap::new(),
         })
     }
 }

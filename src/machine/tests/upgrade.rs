@@ -1,5 +1,7 @@
 //! Going on with another backend.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::protocol::{BackendFault, UpgradeRefusal};
 use crate::raft::Upgrade;
@@ -23,9 +25,9 @@ fn trap(message: &str) -> Fault {
 }
 
 impl BackendSource for AllTotals {
-    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
+    fn factory(&mut self, component: Digest) -> Result<Arc<dyn BackendFactory>, Fault> {
         let name = NAMES.into_iter().find(|name| Digest::of(name.as_bytes()) == component);
-        name.map_or_else(|| NoOthers.factory(component), |name| Ok(Box::new(NamedFactory(name))))
+        name.map_or_else(|| NoOthers.factory(component), |name| Ok(Arc::new(NamedFactory(name))))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Components that are made to hurt, through the seams that the rest of zraft uses. `docs/hostile.md` lists all cases with
 //! their tests.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::machine::{
     BackendFactory, BackendSource, Command, Fault, Genesis, Machine, NoOthers, Outcome, Past, Ran, Ruling, Rulings,
@@ -245,7 +247,7 @@ impl Log {
 }
 
 impl BackendSource for Log {
-    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
+    fn factory(&mut self, component: Digest) -> Result<Arc<dyn BackendFactory>, Fault> {
         NoOthers.factory(component)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -401,9 +402,9 @@ struct NodePast<'a> {
 }
 
 impl BackendSource for NodePast<'_> {
-    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
+    fn factory(&mut self, component: Digest) -> Result<Arc<dyn BackendFactory>, Fault> {
         assert!(self.components.contains(&component), "the machine is given an entry whose backend is missing");
-        Ok(Box::new(self.factory.of(component)))
+        Ok(Arc::new(self.factory.of(component)))
     }
 }
 

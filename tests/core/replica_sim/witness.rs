@@ -1,6 +1,7 @@
 //! Who has seen everything: the history that all replicas must agree on, and what each client may be told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use zraft::machine::{
@@ -304,7 +305,7 @@ impl Witness {
 struct AllVersions;
 
 impl BackendSource for AllVersions {
-    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
-        Ok(Box::new(NumbersFactory::default().of(component)))
+    fn factory(&mut self, component: Digest) -> Result<Arc<dyn BackendFactory>, Fault> {
+        Ok(Arc::new(NumbersFactory::default().of(component)))
     }
 }

@@ -1,6 +1,8 @@
 //! Machines that live through a history with the component under them, and the first of them, which the others are
 //! compared with.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
@@ -205,7 +207,7 @@ impl Lived {
 struct Replay<'a>(&'a Trial<'a>);
 
 impl BackendSource for Replay<'_> {
-    fn factory(&mut self, component: Digest) -> Result<Box<dyn BackendFactory>, Fault> {
+    fn factory(&mut self, component: Digest) -> Result<Arc<dyn BackendFactory>, Fault> {
         NoOthers.factory(component)
     }
 }
