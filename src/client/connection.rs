@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use crate::codec::{self, DecodeError};
 use crate::protocol::{MAX_FRAME_BYTES, Reply, Request, RequestError};
@@ -134,7 +135,7 @@ impl Client {
         body: &Bytes,
         timeout: Duration,
     ) -> Result<Reply, CallError> {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         let link = self.link(node, timeout.min(Self::CONNECT_TIMEOUT)).await?;
         let exchange = async {
             if request.may_be_followed() {
@@ -150,14 +151,16 @@ impl Client {
         }
     }
 
-    /// Opens a stream that begins with a request and goes on in both directions.
+    /// Opens a stream that begins with a request and goes on in both directions, and listens for its node.
     pub(super) async fn open(
         &self,
         node: &NodeAddr,
         request: &Request,
-    ) -> Result<(FrameWriter, FrameReader), CallError> {
+    ) -> Result<(FrameWriter, FrameReader, Ear), CallError> {
         let link = self.link(node, Self::CONNECT_TIMEOUT).await?;
-        begin(&link.connection, request).await.map_err(|source| CallError::Lost { node: node.clone(), source })
+        let lost = |source| CallError::Lost { node: node.clone(), source };
+        let (writer, reader) = begin(&link.connection, request).await.map_err(lost)?;
+        Ok((writer, reader, Ear { link, since: None }))
     }
 
     async fn link(&self, node: &NodeAddr, timeout: Duration) -> Result<Arc<Link>, CallError> {
@@ -206,6 +209,37 @@ fn is_of_no_use(slot: &OnceCell<Arc<Link>>) -> bool {
     })
 }
 
+/// Finds out whether a node is silent: whether nothing at all comes of it, not even that what it was sent has arrived.
+pub(super) struct Ear {
+    link: Arc<Link>,
+    /// Since when something is to come, and how many datagrams had come before.
+    since: Option<(Instant, u64)>,
+}
+
+impl Ear {
+    /// Something is sent: a sign of the node is due.
+    pub(super) fn sent(&mut self) {
+        self.since.get_or_insert_with(|| (Instant::now(), self.link.connection.received_datagrams()));
+    }
+
+    /// The node has said something.
+    pub(super) fn heard(&mut self) {
+        self.since = None;
+    }
+
+    /// Ends once the node is silent; others are asked from then on. Cancel safe.
+    pub(super) async fn silence(&mut self) {
+        while let Some((since, before)) = self.since {
+            tokio::time::sleep_until(since + self.link.patience()).await;
+            if self.link.connection.received_datagrams() == before {
+                return self.link.is_silent.store(true, Ordering::Relaxed);
+            }
+            self.since = None;
+        }
+        std::future::pending().await
+    }
+}
+
 impl Link {
     /// Streams that are kept; others are closed.
     const MAX_IDLE_STREAMS: usize = 256;
@@ -214,13 +248,17 @@ impl Link {
     const SILENT_AFTER: Duration = Duration::from_millis(250);
     const SILENT_AFTER_RTTS: u32 = 3;
 
+    /// How long it may take until anything comes.
+    fn patience(&self) -> Duration {
+        Self::SILENT_AFTER.max(self.connection.rtt() * Self::SILENT_AFTER_RTTS)
+    }
+
     /// Waits for an answer, and finds out meanwhile whether the node is silent. What was asked may still be answered, if it
     /// only stood still; but others are asked from then on.
     async fn listen_during<T>(&self, exchange: impl Future<Output = T>) -> T {
         let mut exchange = pin!(exchange);
         let before = self.connection.received_datagrams();
-        let patience = Self::SILENT_AFTER.max(self.connection.rtt() * Self::SILENT_AFTER_RTTS);
-        if let Ok(answer) = tokio::time::timeout(patience, &mut exchange).await {
+        if let Ok(answer) = tokio::time::timeout(self.patience(), &mut exchange).await {
             return answer;
         }
         if self.connection.received_datagrams() == before {
@@ -286,7 +324,7 @@ async fn begin(connection: &Connection, request: &Request) -> Result<(FrameWrite
 const BODY_CHUNK_BYTES: usize = 256 << 10;
 
 #[cfg(all(test, feature = "server"))]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use tokio::net::UdpSocket;
@@ -337,7 +375,7 @@ mod tests {
     }
 
     /// Passes packets on between who dials a socket and a node, until it is told to cut them off from each other.
-    async fn pass(front: UdpSocket, node: std::net::SocketAddr, is_cut: Arc<AtomicBool>) {
+    pub(in crate::client) async fn pass(front: UdpSocket, node: std::net::SocketAddr, is_cut: Arc<AtomicBool>) {
         let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let (mut client, mut there, mut here) = (None, vec![0; 1 << 16], vec![0; 1 << 16]);
         loop {
@@ -387,6 +425,24 @@ mod tests {
             tokio::time::timeout(TIMEOUT, is_passed_over).await.expect("others are asked")
         });
         assert_eq!(answered.unwrap(), Reply::Answered { reply: Ok(Bytes::from_static(b"b")) }, "who waits gets it yet");
+    }
+
+    #[tokio::test]
+    async fn an_ear_hears_that_what_was_sent_has_arrived_and_when_it_does_not() {
+        let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = front.local_addr().unwrap().to_string().parse().unwrap();
+        let (client, node, address, _) = client_and_node(Some(at));
+        let is_cut = Arc::new(AtomicBool::new(false));
+        tokio::spawn(pass(front, address, Arc::clone(&is_cut)));
+        let (mut writer, _reader, mut ear) = client.open(&node, &query("never")).await.unwrap();
+        ear.sent();
+        let silence = tokio::time::timeout(4 * Link::SILENT_AFTER, ear.silence()).await;
+        assert!(silence.is_err() && !client.has_lost(&node), "no answer, but it has said that this has arrived");
+        is_cut.store(true, Ordering::SeqCst);
+        ear.sent();
+        writer.write(&codec::encode(&query("never"))).await.unwrap();
+        tokio::time::timeout(TIMEOUT, ear.silence()).await.expect("nothing comes");
+        assert!(client.has_lost(&node));
     }
 
     #[tokio::test]

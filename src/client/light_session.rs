@@ -170,7 +170,8 @@ impl LightSession {
         let mut attempts = Vec::new();
         let mut rounds = 0;
         loop {
-            let peer = self.choose().ok_or(SessionError::NoPeers)?;
+            let chosen = self.peers().choose_unless_lost(|node| self.client.has_lost(node));
+            let peer = chosen.ok_or(SessionError::NoPeers)?;
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = left.min(self.options.attempt_timeout);
             // The node gives up a little before we do, so that its own word on the outcome still reaches us.
@@ -196,16 +197,6 @@ impl LightSession {
                 tokio::time::sleep(self.options.retry_pause).await;
             }
         }
-    }
-
-    /// The peer to try next. One whose connection has just been lost is dialed again only after the others: it may be gone. All
-    /// are looked at, since a loss counts from when it is noticed: one of long ago must not make a peer that has been restarted,
-    /// and is named as the leader now, one that has just failed.
-    fn choose(&self) -> Option<PeerId> {
-        let mut peers = self.peers();
-        let lost: Vec<_> = peers.all().iter().filter(|peer| self.client.has_lost(peer.node())).cloned().collect();
-        lost.iter().for_each(|peer| peers.failed(peer));
-        peers.choose()
     }
 
     /// Takes in what an attempt led to: an answer, a final error, or what to do next.

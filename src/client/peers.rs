@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::client::SessionOptions;
-use crate::types::PeerId;
+use crate::types::{NodeAddr, PeerId};
 
 /// The peers of a cluster as a client knows them: who leads, and who has failed of late.
 pub(super) struct Peers {
@@ -36,9 +36,13 @@ impl Peers {
         Some(self.peers[chosen].clone())
     }
 
-    /// All that are known.
-    pub(super) fn all(&self) -> &[PeerId] {
-        &self.peers
+    /// The same, once the losses of connections are noticed. Who has just lost one is asked only after the others: it may be
+    /// gone. All are looked at, since a loss counts from when it is noticed: one of long ago must not make a peer that has been
+    /// restarted, and is named as the leader now, one that has just failed.
+    pub(super) fn choose_unless_lost(&mut self, mut has_lost: impl FnMut(&NodeAddr) -> bool) -> Option<PeerId> {
+        let lost: Vec<_> = self.peers.iter().filter(|peer| has_lost(peer.node())).cloned().collect();
+        lost.iter().for_each(|peer| self.failed(peer));
+        self.choose()
     }
 
     /// How many there are.
@@ -95,7 +99,7 @@ mod tests {
     use super::*;
 
     fn peer(name: &str) -> PeerId {
-        format!("{name}@127.0.0.1:7400").parse().unwrap()
+        format!("{name}@{name}:7400").parse().unwrap()
     }
 
     fn peers(fail_timeout: Duration) -> Peers {
@@ -143,6 +147,22 @@ mod tests {
         assert!(!peers.follow(peer("b")), "what others say of a peer that has just failed is likely old");
         assert!(peers.follow(peer("d")), "a leader that was not given is taken in");
         assert_eq!(chosen(&mut peers, 2), "dd");
+    }
+
+    #[test]
+    fn a_loss_counts_from_when_it_happened_and_not_from_when_its_peer_is_to_lead() {
+        let mut peers = peers(Duration::MAX);
+        let mut lost = vec!["c:7400".to_owned(), "b:7400".to_owned()];
+        // Told once for each connection.
+        let mut has_lost = |node: &NodeAddr| {
+            let at = lost.iter().position(|lost| lost == node.as_str());
+            at.map(|at| lost.remove(at)).is_some()
+        };
+        peers.succeeded(&peer("b"), true);
+        assert_eq!(peers.choose_unless_lost(&mut has_lost), Some(peer("a")), "the leader and another are gone");
+        peers.succeeded(&peer("c"), false);
+        assert!(peers.follow(peer("c")));
+        assert_eq!(peers.choose_unless_lost(&mut has_lost), Some(peer("c")), "it is back, and leads");
     }
 
     #[test]

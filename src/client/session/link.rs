@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::client::connection::Ear;
 use crate::client::{CallError, Client};
 use crate::codec;
 use crate::protocol::{Request, RequestError, SessionEnd, SessionEvent, SessionRequest, SessionStart};
@@ -20,6 +21,7 @@ pub(super) struct Link {
     /// Before the node was asked for it.
     pub(super) asked_at: Instant,
     reader: FrameReader,
+    ear: Ear,
     frames: mpsc::Sender<Bytes>,
     /// The task that writes, which ends with this. A frame must be written whole, and reading must not wait for it.
     _writer: JoinSet<()>,
@@ -67,7 +69,7 @@ impl Link {
         let asked_at = Instant::now();
         let node = peer.node();
         let request = Request::Session { peer: peer.name().to_owned(), start };
-        let (writer, mut reader) = client.open(node, &request).await.map_err(AttachError::Call)?;
+        let (writer, mut reader, ear) = client.open(node, &request).await.map_err(AttachError::Call)?;
         let lost = |source| AttachError::Call(CallError::Lost { node: node.clone(), source });
         let frame = reader.next().await.map_err(lost)?;
         let mismatched = || AttachError::Call(CallError::Mismatched { node: node.clone() });
@@ -77,7 +79,7 @@ impl Link {
                 let (frames, waiting) = mpsc::channel(Self::MAX_FRAMES);
                 let mut tasks = JoinSet::new();
                 tasks.spawn(write(writer, waiting));
-                Ok(Self { peer, session, asked_at, reader, frames, _writer: tasks })
+                Ok(Self { peer, session, asked_at, reader, ear, frames, _writer: tasks })
             }
             Ok(SessionEvent::Ended(end)) => Err(AttachError::Ended(end)),
             Ok(SessionEvent::Detached(error)) => Err(AttachError::Refused(error)),
@@ -89,23 +91,28 @@ impl Link {
     /// Waits for what happens next; for room only if something is to be sent. Cancel safe.
     pub(super) async fn next(&mut self, has_to_send: bool) -> Happened {
         tokio::select! {
-            frame = self.reader.next() => match frame {
-                Ok(Some(frame)) => codec::decode(&frame).map_or_else(
-                    |error| Happened::Lost(format!("what the node says cannot be read ({error})")),
-                    Happened::Event,
-                ),
-                Ok(None) => Happened::Lost("the node ended the stream".to_owned()),
-                Err(error) => Happened::Lost(error.to_string()),
+            frame = self.reader.next() => {
+                self.ear.heard();
+                match frame {
+                    Ok(Some(frame)) => codec::decode(&frame).map_or_else(
+                        |error| Happened::Lost(format!("what the node says cannot be read ({error})")),
+                        Happened::Event,
+                    ),
+                    Ok(None) => Happened::Lost("the node ended the stream".to_owned()),
+                    Err(error) => Happened::Lost(error.to_string()),
+                }
             },
             room = self.frames.reserve(), if has_to_send => match room {
                 Ok(_) => Happened::Room,
                 Err(_) => Happened::Lost("the node takes no more".to_owned()),
             },
+            () = self.ear.silence() => Happened::Lost("the node is silent".to_owned()),
         }
     }
 
     /// Has a frame written, after [`Happened::Room`].
-    pub(super) fn send(&self, request: &SessionRequest) {
+    pub(super) fn send(&mut self, request: &SessionRequest) {
+        self.ear.sent();
         // There is room; and where the stream is gone, reading says so.
         let _ = self.frames.try_send(codec::encode(request).into());
     }

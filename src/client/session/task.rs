@@ -72,7 +72,7 @@ pub(super) struct Task {
 enum Line {
     Down,
     Dialing(Pin<Box<dyn Future<Output = Dialed> + Send>>),
-    Up(Link),
+    Up(Box<Link>),
 }
 
 type Dialed = (PeerId, Result<Link, AttachError>);
@@ -172,7 +172,7 @@ impl Task {
                 self.peers.succeeded(&peer, true);
                 self.failed.clear();
                 self.state.attached(link.session, self.ms(link.asked_at), now_ms);
-                self.line = Line::Up(link);
+                self.line = Line::Up(Box::new(link));
             }
             News::Dialed((peer, Err(AttachError::Call(error)))) => self.pass_over(&peer, error.to_string()),
             News::Dialed((peer, Err(AttachError::Refused(error)))) => self.refused(&peer, error),
@@ -187,7 +187,7 @@ impl Task {
                 self.state.received(event, now_ms);
             }
             News::Link(Happened::Room) => {
-                if let (Line::Up(link), Some(request)) = (&self.line, self.state.send(now_ms)) {
+                if let (Line::Up(link), Some(request)) = (&mut self.line, self.state.send(now_ms)) {
                     link.send(&request);
                 }
             }
@@ -274,12 +274,10 @@ impl Task {
     }
 
     fn dial(&mut self, pause: Duration) {
-        let Some(mut peer) = self.peers.choose() else { return self.fail(SessionFailure::NoPeers) };
-        // One whose connection has just been lost may be gone: it is dialed again only after the others.
-        if self.wanted.client.has_lost(peer.node()) {
-            self.peers.failed(&peer);
-            peer = self.peers.choose().unwrap_or(peer);
-        }
+        let client = &self.wanted.client;
+        let Some(peer) = self.peers.choose_unless_lost(|node| client.has_lost(node)) else {
+            return self.fail(SessionFailure::NoPeers);
+        };
         let secret = self.wanted.secret;
         let start = match self.state.session() {
             Some(session) => SessionStart::Resume { session, secret },

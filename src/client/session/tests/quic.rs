@@ -1,10 +1,14 @@
 //! Sessions over real QUIC on 127.0.0.1, with nodes that say what the test has them say.
 
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
+use crate::client::connection::tests::pass;
 use crate::client::{Client, Ending, Notice, Notices, Session, SessionFailure, SessionOptions};
 use crate::codec;
 use crate::protocol::{
@@ -46,10 +50,15 @@ fn credentials(authority: &CertificateAuthority, issued: &Issued) -> Credentials
 
 /// Two nodes and a client.
 fn world() -> ([Node; 2], Client) {
+    world_behind(|socket| socket.to_string())
+}
+
+/// The same, where a node with this socket is found elsewhere.
+fn world_behind(mut front: impl FnMut(SocketAddr) -> String) -> ([Node; 2], Client) {
     let authority = CertificateAuthority::create("test CA", 1).unwrap();
-    let node = || {
+    let mut node = || {
         let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let addr: NodeAddr = socket.local_addr().unwrap().to_string().parse().unwrap();
+        let addr: NodeAddr = front(socket.local_addr().unwrap()).parse().unwrap();
         let issued = authority.issue_node(&addr, &[], 1).unwrap();
         let endpoint = Endpoint::server_on(socket, credentials(&authority, &issued), Limits::default()).unwrap();
         Node { endpoint, peer: PeerId::new("kv", addr).unwrap(), connection: Mutex::default() }
@@ -206,6 +215,33 @@ async fn what_was_not_answered_goes_on_on_another_stream() {
     let reason = TriggerReason::LeaderChanged;
     second.say(SessionEvent::Fired { id: watched.trigger, reason }).await;
     assert_eq!(within(notices.next()).await, Some(Notice::Fired { trigger: watched.trigger, reason }));
+}
+
+#[tokio::test]
+async fn a_node_that_falls_silent_is_left_before_its_stream_is_given_up() {
+    let mut are_cut = Vec::new();
+    let (nodes, client) = world_behind(|node| {
+        let front = UdpSocket::bind("127.0.0.1:0").unwrap();
+        front.set_nonblocking(true).unwrap();
+        let addr = front.local_addr().unwrap();
+        let is_cut = Arc::new(AtomicBool::new(false));
+        are_cut.push(Arc::clone(&is_cut));
+        tokio::spawn(pass(tokio::net::UdpSocket::from_std(front).unwrap(), node, is_cut));
+        addr.to_string()
+    });
+    let (session, _notices, _first) = open(&nodes, client, LONG).await;
+    are_cut[0].store(true, Ordering::SeqCst);
+    let serve = async {
+        let mut second = nodes[1].stream().await;
+        let trouble = session.trouble().unwrap_or_default();
+        assert!(trouble.contains("is silent"), "{trouble}");
+        second.say(SessionEvent::Attached { session: SESSION }).await;
+        assert_eq!(second.hear_write(1).await, 0);
+        second.answer_write(1).await;
+        second
+    };
+    let (written, _second) = within(async { tokio::join!(session.write("a"), serve) }).await;
+    assert_eq!(written.unwrap().reply, "reply 1");
 }
 
 #[tokio::test]
