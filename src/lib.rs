@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod codec;
+pub mod feature_level;
 mod log_limit;
 pub mod machine;
 pub mod protocol;

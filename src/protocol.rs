@@ -22,6 +22,7 @@ pub use status::{FollowerStatus, MachineStatus, Sending};
 pub use upgrade::{MAX_MIGRATION_BYTES, UpgradeCluster, UpgradeRefusal, UpgradeStatus};
 
 use crate::access::{AccessControl, AccessDenied, AccessList, AccessRefusal};
+use crate::feature_level::FeatureLevel;
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, Incarnation, Index, NodeAddr, PeerId, RoleName, Term};
 
@@ -392,6 +393,8 @@ pub struct PeerStatus {
     pub component: Digest,
     /// How the latest upgrade has ended; none if the machine was made anew since.
     pub upgrade: Option<UpgradeStatus>,
+    /// What entries the log may hold, as of the last entry applied.
+    pub level: FeatureLevel,
     /// Its role.
     pub role: RoleName,
     /// Its term.

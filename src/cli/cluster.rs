@@ -13,6 +13,7 @@ use crate::cli::connect::Identity;
 use crate::cli::output::{Failure, Output};
 use crate::cli::{block_on, units};
 use crate::client::{Created, NewCluster};
+use crate::feature_level::FeatureLevel;
 use crate::protocol::{FollowerStatus, NodeStatus, PeerStatus, SnapshotProgress, UpgradeStatus};
 use crate::settings::Settings;
 use crate::types::{Digest, Index, NodeAddr, ParseError, PeerId};
@@ -191,7 +192,7 @@ fn peer_as_text(peer: &PeerStatus, now: SystemTime) -> String {
             text.push_str(&format!("  {what}{}", names(peers)));
         }
     }
-    text.push_str(&format!("\n    backend {}", peer.component));
+    text.push_str(&format!("\n    feature level {}  backend {}", peer.level, peer.component));
     match &peer.upgrade {
         Some(UpgradeStatus { index, result: Ok(version) }) => {
             text.push_str(&format!("  {version}, since entry {index}"))
@@ -256,7 +257,7 @@ fn snapshot_as_text(peer: &PeerStatus, now: SystemTime) -> String {
 }
 
 fn follower_as_text(follower: &FollowerStatus) -> String {
-    let FollowerStatus { peer, matched, behind, sending, machine } = follower;
+    let FollowerStatus { peer, matched, behind, sending, machine, level } = follower;
     let mut text = format!("\n    follower {peer}  has {matched}, {behind} behind  {sending}");
     match machine {
         None => text.push_str("  not heard of its machine"),
@@ -267,6 +268,9 @@ fn follower_as_text(follower: &FollowerStatus) -> String {
                 Some(at) => text.push_str(&format!(", DIFFERS from entry {at} on")),
             }
         }
+    }
+    if let Some(level) = level.filter(|level| *level < FeatureLevel::NEWEST) {
+        text.push_str(&format!(", supports only feature level {level}"));
     }
     text
 }
@@ -282,8 +286,9 @@ fn progress_as_json(progress: &SnapshotProgress) -> Value {
 }
 
 fn follower_as_json(follower: &FollowerStatus) -> Value {
-    let FollowerStatus { peer, matched, behind, sending, machine } = follower;
+    let FollowerStatus { peer, matched, behind, sending, machine, level } = follower;
     json!({
+        "feature_level": level.map(|level| level.0),
         "peer": peer.to_string(),
         "matched": matched.0,
         "behind": behind,
@@ -309,6 +314,7 @@ fn as_json(status: &NodeStatus) -> Value {
                     "version": result.as_ref().ok(),
                     "failed": result.as_ref().err().map(ToString::to_string),
                 })),
+                "feature_level": peer.level.0,
                 "role": peer.role.to_string(),
                 "term": peer.term.0,
                 "leader": peer.leader.as_ref().map(ToString::to_string),

@@ -4,9 +4,12 @@
 //! How entries are cut into batches differs between replicas and must not show: decisions depend on the entries before
 //! and on nothing that a backend call of the same batch is yet to return.
 
+use std::fmt::Display;
+
 use bytes::Bytes;
 
 use crate::access::{Access, AccessControl, AccessDenied, AccessList, AccessRefusal};
+use crate::feature_level::FeatureLevel;
 use crate::machine::session::{Admission, Sessions, Standing};
 use crate::machine::{
     Applied, BackendCommand, BackendOutcome, BackendSource, Budget, Command, Fault, GuestFault, Key, Machine, Moment,
@@ -49,6 +52,8 @@ enum Step {
     NotAllowed(AccessDenied),
     /// Say what became of the access list.
     Access(Result<AccessControl, AccessRefusal>),
+    /// Say what entries there may be.
+    Level(FeatureLevel),
     /// End the session, and have the backend forget what it owned. Always the last of its batch.
     End { session: SessionId, end: SessionEnd },
     /// End the session, and leave the backend out. The last of its batch as well.
@@ -157,6 +162,11 @@ impl Machine {
             Command::SetAccess { by, expected, list } => {
                 (self.decide_access(entry.index, by.as_deref(), expected, list), None)
             }
+            Command::RaiseLevel { level } if level.is_supported() => {
+                self.level = self.level.max(level);
+                (Step::Level(self.level), None)
+            }
+            Command::RaiseLevel { level } => return Err(unsupported(format_args!("entry {}", entry.index), level)),
         })
     }
 
@@ -246,6 +256,7 @@ impl Machine {
                 Step::Open(terms) => Outcome::Opened(terms),
                 Step::NotAllowed(denied) => Outcome::Denied(denied),
                 Step::Access(set) => set.map_or_else(Outcome::AccessNotSet, Outcome::AccessSet),
+                Step::Level(level) => Outcome::Level(level),
                 Step::Stay(refusal) => Outcome::NotUpgraded(refusal),
                 Step::Upgrade(_) => unreachable!("it is in no batch"),
                 Step::End { session, end } => {
@@ -305,6 +316,14 @@ fn decide_write(at: Moment, data: Bytes, skipped: Option<BackendFault>, commands
     }
     commands.push(BackendCommand { at, session: None, data });
     Step::Run
+}
+
+/// A replica that does not support what may come must stop before it comes.
+pub(super) fn unsupported(what: impl Display, level: FeatureLevel) -> Fault {
+    let newest = FeatureLevel::NEWEST;
+    Fault::Host(format!(
+        "{what} needs feature level {level}, and this version of zraft supports {newest}; run the version that the other replicas run"
+    ))
 }
 
 /// A replica that cannot read a committed entry must stop: skipping it would part it from those that can.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::AccessList;
 use crate::codec::{self, DecodeError};
+use crate::feature_level::FeatureLevel;
 use crate::machine::SessionTerms;
 use crate::types::{Index, SessionId};
 
@@ -57,6 +58,11 @@ pub enum Command {
         expected: Index,
         /// The list.
         list: AccessList,
+    },
+    /// What entries there may be from here on.
+    RaiseLevel {
+        /// What all peers support.
+        level: FeatureLevel,
     },
 }
 

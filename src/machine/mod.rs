@@ -37,6 +37,7 @@ pub use snapshot::{HostPart, SnapshotHead};
 pub use crate::protocol::GuestFault;
 
 use crate::access::AccessControl;
+use crate::feature_level::FeatureLevel;
 use crate::raft::SnapshotMeta;
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, LogPosition, SessionId};
@@ -63,6 +64,7 @@ pub struct Machine {
     chain: HashChain,
     sessions: Sessions,
     access: AccessControl,
+    level: FeatureLevel,
     backend_version: String,
     backend: Box<dyn Backend>,
 }
@@ -85,6 +87,7 @@ impl Machine {
             chain: HashChain::default(),
             sessions: Sessions::default(),
             access: AccessControl::default(),
+            level: FeatureLevel::FIRST,
             backend_version,
             backend,
         })
@@ -110,6 +113,10 @@ impl Machine {
             return Err(StartError::Source(reason));
         }
         access.list.check().map_err(|error| StartError::Source(error.to_string()))?;
+        let level = head.host.level;
+        if !level.is_supported() {
+            return Err(apply::unsupported("the snapshot", level).into());
+        }
         let at = Moment { index: last.0, time_ms: head.meta.time_ms };
         let mut backend = factory.restore(at, &head.origin(), chunks)?;
         let backend_version = backend.version()?;
@@ -120,6 +127,7 @@ impl Machine {
             chain: head.chain,
             sessions: head.host.sessions,
             access,
+            level,
             backend_version,
             backend,
         })
@@ -139,7 +147,8 @@ impl Machine {
     pub fn snapshot_head(&self, meta: SnapshotMeta) -> SnapshotHead {
         let Genesis { cluster, component, config, settings } = self.genesis.clone();
         let (backend_version, sessions) = (self.backend_version.clone(), self.sessions.clone());
-        let host = HostPart { config, settings, backend_version, sessions, access: self.access.clone() };
+        let (access, level) = (self.access.clone(), self.level);
+        let host = HostPart { config, settings, backend_version, sessions, access, level };
         SnapshotHead { meta, cluster, backend: component, chain: self.chain, host }
     }
 
@@ -174,6 +183,12 @@ impl Machine {
     #[must_use]
     pub fn access(&self) -> &AccessControl {
         &self.access
+    }
+
+    /// What entries there may be.
+    #[must_use]
+    pub fn level(&self) -> FeatureLevel {
+        self.level
     }
 
     /// The component that the machine runs.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::access::{AccessControl, AccessDenied, AccessRefusal};
+use crate::feature_level::FeatureLevel;
 use crate::machine::{HashChain, Key, SessionTerms};
 use crate::protocol::{BackendFault, CommandReply, SessionEnd, SessionRefusal, UpgradeRefusal};
 use crate::types::{Digest, Index, LogPosition, SessionId};
@@ -73,4 +74,6 @@ pub enum Outcome {
     },
     /// The backend is what it was.
     NotUpgraded(UpgradeRefusal),
+    /// What entries there may be.
+    Level(FeatureLevel),
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::AccessControl;
 use crate::codec::{self, DecodeError};
+use crate::feature_level::FeatureLevel;
 use crate::machine::session::Sessions;
 use crate::machine::{Genesis, HashChain, Origin};
 use crate::raft::SnapshotMeta;
@@ -58,6 +59,8 @@ pub struct HostPart {
     pub(super) sessions: Sessions,
     /// Who may do what.
     pub(super) access: AccessControl,
+    /// What entries there may be behind it.
+    pub(super) level: FeatureLevel,
 }
 
 impl HostPart {

@@ -4,6 +4,7 @@ mod upgrade;
 
 use super::*;
 use crate::access::{Access, AccessList};
+use crate::feature_level::FeatureLevel;
 use crate::protocol::CommandError;
 use crate::raft::{Configuration, Entry, Payload, SnapshotMeta};
 use crate::types::{Index, Term};
@@ -211,6 +212,27 @@ fn the_chain_tells_apart_replicas_whose_access_lists_differ() {
     };
     let (here, there) = (chain(AccessControl::default()), chain(AccessControl { list: deny, set_at: Index(1) }));
     assert_ne!(here, there, "what was compared is in the chain");
+}
+
+#[test]
+fn a_machine_stops_before_what_this_version_does_not_support() {
+    let too_new = FeatureLevel(FeatureLevel::NEWEST.0 + 1);
+    let raise = |level| {
+        let command = Command::RaiseLevel { level };
+        Entry { payload: Payload::Data(command.encode()), ..write(1, "") }
+    };
+    let fault = machine().apply(&[raise(too_new)], &Rulings::default(), &mut NoOthers).unwrap_err();
+    assert!(matches!(&fault, Fault::Host(reason) if reason.contains("run the version")), "{fault}");
+
+    let mut machine = machine();
+    machine.apply(&[raise(FeatureLevel::NEWEST)], &Rulings::default(), &mut NoOthers).unwrap();
+    let position = machine.applied();
+    let meta = SnapshotMeta { position, time_ms: 0, configuration: Configuration::default() };
+    let mut head = machine.snapshot_head(meta);
+    assert_eq!(head.host.level, FeatureLevel::NEWEST);
+    head.host.level = too_new;
+    let refused = Machine::restore(head, &TotalFactory, &mut || Ok(None)).err().unwrap();
+    assert!(matches!(&refused, StartError::Fault(Fault::Host(reason)) if reason.contains("snapshot")), "{refused:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::feature_level::FeatureLevel;
 use crate::machine::BackendFactory;
 use crate::store::StoreOptions;
 use crate::transport::{Credentials, TlsError};
@@ -56,6 +57,8 @@ pub struct Tuning {
     pub guest_threads: usize,
     /// Whether queries and snapshots have instances of the backend of their own.
     pub isolation: Isolation,
+    /// What entries of the log its peers tell that they support.
+    pub feature_level: FeatureLevel,
     /// Memory for the database's cache, in bytes.
     pub cache_bytes: usize,
     /// Most bytes of one round of the log: appends that become durable together.
@@ -100,6 +103,7 @@ impl Default for Tuning {
             election_timeout_ms: 500,
             guest_threads: std::thread::available_parallelism().map_or(2, usize::from),
             isolation: Isolation::default(),
+            feature_level: FeatureLevel::NEWEST,
             cache_bytes: 64 << 20,
             max_segment_size: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
             min_free_bytes: 64 << 20,
@@ -175,6 +179,15 @@ impl Tuning {
                 let reason = format!("it must be between {} and {} milliseconds", allowed.start(), allowed.end());
                 return Err(ConfigError::Invalid { setting, value: value.to_string(), reason });
             }
+        }
+        let levels = FeatureLevel::FIRST..=FeatureLevel::NEWEST;
+        if !levels.contains(&self.feature_level) {
+            let reason = format!("this version of zraft supports levels {} to {}", levels.start(), levels.end());
+            return Err(ConfigError::Invalid {
+                setting: "feature_level",
+                value: self.feature_level.to_string(),
+                reason,
+            });
         }
         if self.compile_memory_bytes < CompileLimits::MIN_MEMORY_BYTES {
             let (value, least) = (self.compile_memory_bytes.to_string(), CompileLimits::MIN_MEMORY_BYTES);

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use crate::access::{Access, AccessList};
+use crate::feature_level::FeatureLevel;
 use crate::machine::Command;
 use crate::node::backends::Backends;
 use crate::node::config::Isolation;
@@ -148,6 +149,7 @@ pub(super) struct Parts {
     pub(super) guest_threads: GuestThreads,
     pub(super) backends: Arc<Backends>,
     pub(super) isolation: Isolation,
+    pub(super) feature_level: FeatureLevel,
     pub(super) network: Network,
     pub(super) courier: Courier,
     pub(super) lifecycle: Lifecycle,

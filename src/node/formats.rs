@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::access::{Access, AccessControl, AccessDenied, AccessList, AccessRefusal};
 use crate::codec;
+use crate::feature_level::FeatureLevel;
 use crate::machine::{
     Backend, BackendAnswer, BackendCommand, BackendFactory, BackendOutcome, Budget, Command, Fault, Genesis, HashChain,
     Key, Machine, Moment, NoOthers, Origin, Ruling, Rulings, SessionTerms, StartError, StateReader,
@@ -156,7 +157,7 @@ fn entries() -> Vec<Entry> {
     (0..).zip(payloads).map(entry).collect()
 }
 
-fn commands() -> [Command; 7] {
+fn commands() -> [Command; 8] {
     let (session, terms) = (SessionId(2), SessionTerms { identity: name("i"), secret: DIGEST, timeout_ms: 5_000 });
     [
         Command::Write { data: text("d") },
@@ -166,12 +167,13 @@ fn commands() -> [Command; 7] {
         Command::ExpireSession { session },
         Command::WriteBy { client: name("c"), data: text("d") },
         Command::SetAccess { by: Some(name("c")), expected: Index(4), list: access() },
+        Command::RaiseLevel { level: FeatureLevel::UPGRADES },
     ]
 }
 
 /// What a machine keeps beside the backend's state: a session with a reply that waits, and an access list.
 fn host_part() -> Bytes {
-    let [_, open, write, _, _, _, set] = commands();
+    let [_, open, write, _, _, _, set, raise] = commands();
     let set = match set {
         Command::SetAccess { list, .. } => Command::SetAccess { by: None, expected: Index::ZERO, list },
         other => other,
@@ -180,7 +182,7 @@ fn host_part() -> Bytes {
         let payload = Payload::Data(command.encode());
         Entry { term: Term(1), index: Index(1 + number), time_ms: 1_000, payload }
     };
-    let entries: Vec<_> = (0..).zip([Command::Write { data: text("d") }, open, write, set]).map(entry).collect();
+    let entries: Vec<_> = (0..).zip([Command::Write { data: text("d") }, open, write, set, raise]).map(entry).collect();
     let mut machine = Machine::start(genesis(), &Nothing).unwrap();
     machine.apply(&entries, &Rulings::default(), &mut NoOthers).unwrap();
     machine.snapshot_head(meta()).host.encode()
@@ -276,7 +278,7 @@ fn what_nodes_say_to_each_other_is_as_it_was_agreed_on() {
     let (mark, trial) = (Some((Index(4), HashChain(DIGEST))), Some((Index(5), true)));
     let judgement = Judgement { judged: Index(3), verdict: Index(2), trial: Some(Index(5)), outcast: mark };
     let applied = Some((Index(7), HashChain(CHAIN)));
-    let report = Report { applied, mark, trial, needs_after: Some(Index(6)) };
+    let report = Report { applied, mark, trial, needs_after: Some(Index(6)), level: FeatureLevel::UPGRADES };
     let ridden = [Rider::Judgement(judgement), Rider::Report(report)];
     golden.add_each("NodeFrame.rider", ridden.map(|rider| NodeFrame::Peer(frame(Message::TimeoutNow, Some(rider)))));
     let standing = |content| NodeFrame::Standing(StandingFrame { cluster: CLUSTER, from: ONE, to: TWO, content });
@@ -318,6 +320,7 @@ fn node_status() -> NodeStatus {
         behind: 1,
         sending: Sending::Snapshot,
         machine: Some(machine),
+        level: Some(FeatureLevel::UPGRADES),
     };
     let status = PeerStatus {
         peer: peer(),
@@ -325,6 +328,7 @@ fn node_status() -> NodeStatus {
         cluster: CLUSTER,
         component: DIGEST,
         upgrade: Some(UpgradeStatus { index: Index(3), result: Ok(name("kv 2")) }),
+        level: FeatureLevel::FIRST,
         role: RoleName::Leader,
         term: Term(3),
         leader: Some(peer()),

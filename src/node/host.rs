@@ -10,6 +10,7 @@ mod snapshot;
 use std::sync::Arc;
 
 use crate::access::AccessControl;
+use crate::feature_level::FeatureLevel;
 use crate::machine::{
     Applied, BackendFactory, BackendSource, Died, Fault, Genesis, HashChain, HostPart, Machine, Past, Ran, Run,
     RunError, Runner, SessionTerms, SnapshotHead, StartError,
@@ -61,6 +62,7 @@ pub(super) enum HostEvent {
         chain: HashChain,
         sessions: Vec<(SessionId, SessionTerms)>,
         access: AccessControl,
+        level: FeatureLevel,
         component: Digest,
     },
     /// Queries were answered.
@@ -180,7 +182,8 @@ impl Host {
         let machine = self.runner.as_ref().and_then(Runner::machine);
         let restored = |machine: &Machine| {
             let (chain, sessions, access) = (machine.chain(), machine.sessions(), machine.access().clone());
-            HostEvent::Restored { meta, size_bytes, chain, sessions, access, component: machine.component() }
+            let (level, component) = (machine.level(), machine.component());
+            HostEvent::Restored { meta, size_bytes, chain, sessions, access, level, component }
         };
         Ok(machine.map(restored).into_iter().collect())
     }

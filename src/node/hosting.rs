@@ -79,7 +79,8 @@ impl Driver {
         let snapshot = restored.snapshot.clone();
         let settings = record.genesis.settings;
         let tick_ms = to_ms(self.parts.tick);
-        let replica = Replica::new(incarnation, self.parts.raft.clone(), settings, restored, tick_ms, seed);
+        let replica = Replica::new(incarnation, self.parts.raft.clone(), settings, restored, tick_ms, seed)
+            .with_feature_level(self.parts.feature_level);
         let (backends, store) = (Arc::clone(&self.parts.backends), self.parts.store.clone());
         let host = Host::new(incarnation, record.genesis.clone(), backends, store, self.parts.isolation);
         self.parts.guests.add(incarnation, host);
@@ -225,6 +226,7 @@ impl HostedPeer {
             cluster: self.record.genesis.cluster,
             component: self.component(),
             upgrade: self.replica.latest_upgrade().cloned(),
+            level: self.replica.feature_level(),
             role: raft.role,
             term: raft.term,
             leader: self.replica.leader(),
@@ -269,6 +271,7 @@ impl HostedPeer {
                     FollowerState::Snapshot => Sending::Snapshot,
                 },
                 machine: self.replica.machine_of(follower.id),
+                level: self.replica.feature_level_of(follower.id),
             })
         };
         let others = raft.followers.iter().filter(|follower| follower.id != raft.id);

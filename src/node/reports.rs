@@ -73,10 +73,10 @@ impl Driver {
                 peer.replica.applied(applied);
             }
             HostEvent::Died(died) => peer.replica.died(died),
-            HostEvent::Restored { meta, size_bytes, chain, sessions, access, component } => {
+            HostEvent::Restored { meta, size_bytes, chain, sessions, access, level, component } => {
                 peer.base = component;
                 peer.kept.insert(component);
-                peer.replica.restored(&meta, size_bytes, chain, sessions, access);
+                peer.replica.restored(&meta, size_bytes, chain, sessions, access, level);
                 self.drop_old_snapshots(incarnation);
             }
             HostEvent::SnapshotTaken(meta, size_bytes) => peer.replica.snapshot_taken(meta, size_bytes),

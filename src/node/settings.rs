@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args as _;
 use serde::Deserialize;
 
+use crate::feature_level::FeatureLevel;
 use crate::node::config::{Config, ConfigError, Isolation, Listen, Tuning};
 use crate::node::inspect::default_snapshot_dir;
 use crate::transport::{Credentials, TlsFiles};
@@ -61,6 +62,10 @@ pub struct Settings {
     /// Whether queries and snapshots have instances of their own [default: separate].
     #[arg(long, env = "ZRAFT_ISOLATION", value_name = "HOW")]
     pub isolation: Option<Isolation>,
+    /// The highest feature level that this node supports: lower, while it is to be possible to go back to the version of zraft
+    /// before [default: the newest of this version].
+    #[arg(long, env = "ZRAFT_FEATURE_LEVEL", value_name = "LEVEL")]
+    pub feature_level: Option<u16>,
     /// Memory for the database's cache, in bytes [default: 67108864].
     #[arg(long, env = "ZRAFT_CACHE_BYTES", value_name = "BYTES")]
     pub cache_bytes: Option<usize>,
@@ -144,6 +149,7 @@ impl Settings {
             election_timeout_ms: self.election_timeout_ms.or(fallback.election_timeout_ms),
             guest_threads: self.guest_threads.or(fallback.guest_threads),
             isolation: self.isolation.or(fallback.isolation),
+            feature_level: self.feature_level.or(fallback.feature_level),
             cache_bytes: self.cache_bytes.or(fallback.cache_bytes),
             max_segment_size: self.max_segment_size.or(fallback.max_segment_size),
             min_free_bytes: self.min_free_bytes.or(fallback.min_free_bytes),
@@ -178,6 +184,7 @@ impl Settings {
             election_timeout_ms: self.election_timeout_ms.unwrap_or(default.election_timeout_ms),
             guest_threads: self.guest_threads.unwrap_or(default.guest_threads),
             isolation: self.isolation.unwrap_or(default.isolation),
+            feature_level: self.feature_level.map_or(default.feature_level, FeatureLevel),
             cache_bytes: self.cache_bytes.unwrap_or(default.cache_bytes),
             max_segment_size: self.max_segment_size.unwrap_or(default.max_segment_size),
             min_free_bytes: self.min_free_bytes.unwrap_or(default.min_free_bytes),
@@ -278,6 +285,7 @@ mod tests {
         );
         assert_eq!(settings.max_segment_size, Some(default.max_segment_size));
         assert_eq!(settings.isolation, Some(default.isolation));
+        assert_eq!(settings.feature_level, Some(default.feature_level.0));
         assert_eq!(settings.snapshot_bytes_per_second, Some(default.snapshot_bytes_per_second));
         assert_eq!(settings.snapshot_backup, Some(default.snapshot_backup));
         assert_eq!(settings.snapshot_backup_count, Some(default.snapshot_backup_count));

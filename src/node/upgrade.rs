@@ -14,7 +14,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use crate::feature_level::FeatureLevel;
 use crate::machine::Genesis;
 use crate::node::driver::{Driver, Event};
 use crate::node::frames::{BulkRequest, PeerFrame};
@@ -29,6 +31,10 @@ use crate::types::{Digest, Incarnation, LogPosition, NodeAddr, PeerId};
 
 /// How long a node waits before it asks all others again for a component that none could give.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a leader may take to hear what its peers support, and how often it is asked meanwhile.
+const LEVEL_IS_KNOWN_AFTER: Duration = Duration::from_secs(2);
+const ASK_LEVEL_EVERY: Duration = Duration::from_millis(50);
 
 /// What the loop hears of upgrades and components.
 pub(super) enum UpgradeEvent {
@@ -68,11 +74,20 @@ pub(super) struct BeginUpgrade {
 }
 
 impl Lifecycle {
-    /// Asks the loop what an upgrade needs to know; an error tells that nothing else need be asked.
+    /// Asks the loop what an upgrade needs to know; an error tells that nothing else need be asked. A cluster that is new, or
+    /// whose leader is, may be about to hear that all its peers support upgrades.
     pub(super) async fn plan_upgrade(&self, peer: &str) -> Result<UpgradePlan, RequestError> {
-        let peer = peer.to_owned();
-        let planned = self.ask(|reply| Event::Upgrade(UpgradeEvent::Plan { peer, reply })).await;
-        planned.map_err(|_| RequestError::Stopping)?
+        let until = Instant::now() + LEVEL_IS_KNOWN_AFTER;
+        loop {
+            let peer = peer.to_owned();
+            let planned = self.ask(|reply| Event::Upgrade(UpgradeEvent::Plan { peer, reply })).await;
+            let planned = planned.map_err(|_| RequestError::Stopping)?;
+            let is_early = matches!(planned, Err(RequestError::NotUpgraded(UpgradeRefusal::NotYet { .. })));
+            if !is_early || Instant::now() >= until {
+                return planned;
+            }
+            tokio::time::sleep(ASK_LEVEL_EVERY).await;
+        }
     }
 
     /// Moves the cluster of a peer on this node to another backend.
@@ -256,6 +271,7 @@ impl Driver {
 
     fn plan_upgrade(&mut self, name: &str) -> Result<UpgradePlan, RequestError> {
         let (_, peer) = self.leader_named(name)?;
+        peer.replica.check_level(FeatureLevel::UPGRADES).map_err(RequestError::NotUpgraded)?;
         let raft = peer.replica.raft();
         let members = raft.configuration().members().into_iter();
         let members = members.filter_map(|life| Some((life, raft.address(life)?.clone()))).collect();

@@ -98,7 +98,7 @@ impl ChangeRefusal {
     }
 }
 
-fn format_peers(peers: &[PeerId]) -> String {
+pub(super) fn format_peers(peers: &[PeerId]) -> String {
     let names: Vec<_> = peers.iter().map(ToString::to_string).collect();
     names.join(", ")
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::feature_level::FeatureLevel;
 use crate::types::{Index, PeerId};
 
 /// A follower or learner, as its leader sees it.
@@ -19,6 +20,8 @@ pub struct FollowerStatus {
     pub sending: Sending,
     /// What it has told of its machine in the leader's term, if it has.
     pub machine: Option<MachineStatus>,
+    /// What entries it supports, if it has told that in the leader's term.
+    pub level: Option<FeatureLevel>,
 }
 
 /// The machine of a follower, as its leader knows it.

@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::feature_level::FeatureLevel;
+use crate::protocol::membership::format_peers;
 use crate::protocol::{BackendFault, PeerFailure, format_failures};
-use crate::types::{Digest, Index};
+use crate::types::{Digest, Index, PeerId};
 
 /// Most bytes of what an operator can say to a backend that a cluster moves to.
 pub const MAX_MIGRATION_BYTES: usize = 256 << 10;
@@ -47,4 +49,17 @@ pub enum UpgradeRefusal {
     /// Too few of the peers have the new component, or one cannot run it. Nothing was proposed.
     #[error("the new backend is not where it is needed, nothing was changed: {}", format_failures(.0))]
     NotDistributed(Vec<PeerFailure>),
+    /// Not all peers of the cluster support upgrades. Nothing was proposed.
+    #[error(
+        "this needs feature level {needs}, and the cluster has {has}: not all of its peers have told that they support it, since their \
+         nodes are down, run an older zraft, or are told to stay there (setting feature_level): {}", format_peers(.by)
+    )]
+    NotYet {
+        /// What it needs.
+        needs: FeatureLevel,
+        /// What the cluster has.
+        has: FeatureLevel,
+        /// Who has not told.
+        by: Vec<PeerId>,
+    },
 }

@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::feature_level::FeatureLevel;
 use crate::machine::{Applied, Budget, Died, HashChain, Ruling, Rulings, Run};
 use crate::protocol::BackendFault;
 use crate::raft::{Entry, Envelope, Raft, Verdict};
@@ -69,6 +70,8 @@ pub struct Report {
     pub trial: Option<(Index, bool)>,
     /// Set in quarantine: a later snapshot than this is needed.
     pub needs_after: Option<Index>,
+    /// What entries it supports.
+    pub level: FeatureLevel,
 }
 
 /// What one replica knows of judgement.
@@ -185,7 +188,7 @@ impl Replica {
         let needs_after = self.quarantine().map(|_| self.raft.snapshot_index().max(self.snapshots.at));
         let trial = self.judge.asked_to_try(&self.raft).and_then(|on| Some((on, self.trial_of(on)?)));
         let [applied, mark] = self.sides.told();
-        Some(Rider::Report(Report { applied, mark, trial, needs_after }))
+        Some(Rider::Report(Report { applied, mark, trial, needs_after, level: self.levels.own }))
     }
 
     /// Whether the machine has passed a trial, if it has ended.
@@ -206,7 +209,8 @@ impl Replica {
                 judgement.outcast.into_iter().for_each(|outcast| self.hear_outcast(outcast));
             }
             Rider::Report(report) if self.raft.knows_all_verdicts() && self.raft.configuration().contains(from) => {
-                let Report { applied, mark, trial, needs_after } = report;
+                let Report { applied, mark, trial, needs_after, level } = report;
+                self.hear_level(from, level);
                 self.hear_chains(from, mark, applied, needs_after);
                 if let Some((on, has_passed)) = trial.filter(|_| self.raft.configuration().is_voter(from)) {
                     self.hear_trial(from, on, has_passed);

@@ -16,6 +16,7 @@
 
 mod chains;
 mod confirm;
+mod feature_levels;
 mod feed;
 mod judge;
 mod links;
@@ -35,6 +36,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::access::{Access, AccessControl, AccessDenied};
+use crate::feature_level::FeatureLevel;
 use crate::machine::{Applied, HashChain, Outcome, SessionTerms};
 use crate::protocol::{CommandError, RequestError};
 use crate::raft::{
@@ -47,6 +49,7 @@ use crate::types::{Incarnation, Index, LogPosition, PeerId, SessionId};
 pub use judge::{Judgement, PeerMessage, Report, Rider};
 pub use work::{Answer, Asker, Effects, Job, Query, QueryAnswer, Wanted};
 
+use feature_levels::FeatureLevels;
 use feed::Feed;
 use judge::Judge;
 use links::Links;
@@ -87,6 +90,7 @@ pub struct Replica {
     sides: Sides,
     snapshots: Snapshots,
     upgrades: Upgrades,
+    levels: FeatureLevels,
     /// As of the last entry applied.
     access: AccessControl,
     applied: Index,
@@ -138,6 +142,7 @@ impl Replica {
             sides: Sides::default(),
             snapshots,
             upgrades: Upgrades::default(),
+            levels: FeatureLevels::new(),
             access: AccessControl::default(),
             applied: Index::ZERO,
             chain: HashChain::default(),
@@ -163,6 +168,7 @@ impl Replica {
             }
         }
         self.tick_sessions(stalled_ms);
+        self.raise_level(now);
     }
 
     /// A message from another peer. A [`raft::Message::Snapshot`] comes once its file is durable here.
@@ -190,6 +196,11 @@ impl Replica {
 
     /// An administrator wants the machine to go on with another backend. It is proposed at once.
     pub fn upgrade(&mut self, ticket: Ticket, upgrade: Upgrade, deadline_ms: u64, now: Now) {
+        if self.raft.is_leader()
+            && let Err(refusal) = self.check_level(FeatureLevel::UPGRADES)
+        {
+            return self.refuse(ticket, RequestError::NotUpgraded(refusal));
+        }
         match self.raft.propose_upgrade(upgrade, now.wall_ms) {
             Ok(index) => self.writes.wait_at(Waiter::Client(ticket), (index, self.raft.term()), deadline_ms),
             Err(ProposeError::TooMuchUncommitted | ProposeError::Transferring { .. }) => {
@@ -247,6 +258,9 @@ impl Replica {
             if let Outcome::AccessSet(access) = &outcome {
                 self.set_access(access.clone());
             }
+            if let Outcome::Level(level) = &outcome {
+                self.levels.cluster = *level;
+            }
             let mut settled = Vec::new();
             self.writes.applied(position, &outcome, &mut settled);
             self.settle(settled);
@@ -258,8 +272,8 @@ impl Replica {
         self.serve_checks();
     }
 
-    /// The machine is the one of this snapshot, which takes `size_bytes`, with these sessions open and this access list: one
-    /// that a job asked for, or the one that the peer started with.
+    /// The machine is the one of this snapshot, which takes `size_bytes`, with these sessions open, this access list and this
+    /// level: one that a job asked for, or the one that the peer started with.
     pub fn restored(
         &mut self,
         meta: &SnapshotMeta,
@@ -267,8 +281,10 @@ impl Replica {
         chain: HashChain,
         sessions: Vec<(SessionId, SessionTerms)>,
         access: AccessControl,
+        level: FeatureLevel,
     ) {
         self.access = access;
+        self.levels.cluster = level;
         self.chain = chain;
         self.applied = meta.position.index;
         self.snapshots.restored(size_bytes);

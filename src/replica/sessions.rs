@@ -188,7 +188,8 @@ impl Replica {
             | Outcome::AccessNotSet(_)
             | Outcome::Denied(_)
             | Outcome::Upgraded { .. }
-            | Outcome::NotUpgraded(_) => {}
+            | Outcome::NotUpgraded(_)
+            | Outcome::Level(_) => {}
         }
     }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::time::{sleep, timeout};
 use zraft::client::Client;
 use zraft::codec;
+use zraft::feature_level::FeatureLevel;
 use zraft::machine::HashChain;
 use zraft::protocol::PeerStatus;
 use zraft::raft::{AppendReply, Configuration, Entry, Envelope, Message, Payload, SnapshotMeta};
@@ -240,7 +241,13 @@ fn a_member_that_says_what_cannot_be_true_is_refused_and_nothing_is_lost() {
         until("the leader sees that it differs", async || {
             let status = status(&client, leads).await;
             let applied = Some((status.applied, HashChain(Digest::of(b"a lie"))));
-            let report = Rider::Report(Report { applied, mark: None, trial: None, needs_after: None });
+            let report = Rider::Report(Report {
+                applied,
+                mark: None,
+                trial: None,
+                needs_after: None,
+                level: FeatureLevel::NEWEST,
+            });
             let message = Message::HeartbeatReply { round: 0 };
             mallory.say(leads, cluster, Envelope { from: liar, to, term: status.term, message }, Some(report));
             let of_liar = status.followers.into_iter().find(|follower| follower.peer == all[2].peer)?;

@@ -224,3 +224,45 @@ fn what_cannot_be_an_upgrade_changes_nothing() {
     let status = nodes.status(&peers[0]).unwrap();
     assert_eq!(status["upgrade"], serde_json::Value::Null);
 }
+
+/// The same, of nodes that go over to a newer zraft, and for a while back, one by one.
+#[test]
+fn what_needs_a_newer_zraft_waits_until_the_last_node_runs_it() {
+    const OLD: &str = "feature_level = 1";
+    let mut nodes = Nodes::prepare(3);
+    (0..3).for_each(|number| nodes.start_node_with(number, OLD));
+    nodes.create("kv", "kv", &[]);
+    let peers = nodes.peers("kv");
+    let level = |nodes: &Nodes, peer: &PeerId| nodes.status(peer).map(|status| status["feature_level"].clone());
+    let count = Count::start(&nodes, &peers);
+    let restart = |nodes: &mut Nodes, number: usize, settings: &str| {
+        count.more(50);
+        assert!(nodes.terminate(number));
+        nodes.start_node_with(number, settings);
+        count.more(50);
+        until("the node has caught up", || {
+            let leads = nodes.status(&peers[nodes.leader("kv")]);
+            leads.is_some_and(|leads| {
+                leads["followers"].as_array().unwrap().iter().all(|follower| !follower["feature_level"].is_null())
+            })
+        });
+    };
+    restart(&mut nodes, 0, "");
+    restart(&mut nodes, 0, OLD);
+    restart(&mut nodes, 0, "");
+    restart(&mut nodes, 1, "");
+    let second = kv_with(2);
+    let file = write_component(&nodes, "2.wasm", &second);
+    let leader = peers[nodes.leader("kv")].to_string();
+    let complaint = nodes.run_err(1, &["upgrade", &leader, "--backend", &file]);
+    assert!(complaint.contains("feature level 2") && complaint.contains(&peers[2].to_string()), "{complaint}");
+    assert!(peers.iter().all(|peer| level(&nodes, peer) == Some(1.into())));
+
+    restart(&mut nodes, 2, "");
+    until("all have the new level", || peers.iter().all(|peer| level(&nodes, peer) == Some(2.into())));
+    nodes.run_ok(&["upgrade", &leader, "--backend", &file]);
+    let longest = count.take_longest();
+    let counted = count.end();
+    until_on(&nodes, &peers, Digest::of(&second));
+    println!("{counted} writes, the longest of which waited {longest} ms");
+}

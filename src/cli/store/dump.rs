@@ -114,6 +114,7 @@ fn command_as_text(command: &Command) -> String {
             let default = list.default.map_or("none".to_owned(), |access| access.to_string());
             format!("access list by {by} in place of that of {expected}: default {default} {}", named.join(" "))
         }
+        Command::RaiseLevel { level } => format!("feature level {level}"),
     }
 }
 
@@ -134,6 +135,10 @@ fn command_as_json(command: &Command, json: &mut Value) {
             json["ephemeral"] = json!(is_ephemeral);
             json["data"] = bytes_as_json(data);
             ("session_write", Some(session))
+        }
+        Command::RaiseLevel { level } => {
+            json["level"] = json!(level.0);
+            ("raise_level", None)
         }
         Command::CloseSession { session } => ("close_session", Some(session)),
         Command::ExpireSession { session } => ("expire_session", Some(session)),

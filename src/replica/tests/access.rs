@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::access::{Access, AccessDenied, AccessList};
+use crate::feature_level::FeatureLevel;
 use crate::protocol::TriggerReason;
 
 const TIMEOUT_MS: u64 = 300;
@@ -92,7 +93,7 @@ fn a_list_from_a_snapshot_counts() {
     let mut hands = Hands::alone(settings());
     let access = AccessControl { list: list(None, &[]), set_at: Index(2) };
     let at = SnapshotMeta { position: LogPosition::new(Term(hands.term()), hands.last()), ..meta(1, 1) };
-    hands.replica.restored(&at, 0, chain_at(at.position.index), vec![], access.clone());
+    hands.replica.restored(&at, 0, chain_at(at.position.index), vec![], access.clone(), FeatureLevel::FIRST);
     assert_eq!(hands.replica.access(), &access);
     assert_eq!(hands.replica.check_access("alice", Access::Read), Err(denied("alice", Access::Read)));
 }

@@ -1,6 +1,7 @@
 //! How far the machine may go, and what becomes of entries that a backend dies of.
 
 use super::*;
+use crate::feature_level::FeatureLevel;
 use crate::machine::{Budget, Died, Ruling};
 use crate::protocol::{BackendFault, GuestFault};
 use crate::raft::Verdict;
@@ -19,7 +20,13 @@ fn judgement(judged: u64, verdict: u64, trial: Option<u64>) -> Option<Rider> {
 }
 
 fn trial(on: u64, has_passed: bool) -> Rider {
-    Rider::Report(Report { applied: None, mark: None, trial: Some((Index(on), has_passed)), needs_after: None })
+    Rider::Report(Report {
+        applied: None,
+        mark: None,
+        trial: Some((Index(on), has_passed)),
+        needs_after: None,
+        level: FeatureLevel::FIRST,
+    })
 }
 
 /// A run that the machine was given: its entries' indexes, the budget and the rulings.
@@ -204,7 +211,13 @@ fn what_a_former_leader_has_made_is_tried_also_while_it_is_not_known_where_the_m
     let mut hands = Hands::heir();
     let wrong = HashChain(Digest::of(b"wrong"));
     for (from, at, chain) in [(THREE, 2, wrong), (TWO, 4, chain_at(Index(4)))] {
-        let report = Report { applied: Some((Index(at), chain)), mark: None, trial: None, needs_after: None };
+        let report = Report {
+            applied: Some((Index(at), chain)),
+            mark: None,
+            trial: None,
+            needs_after: None,
+            level: FeatureLevel::FIRST,
+        };
         hands.hear_with(from, hands.term(), Message::HeartbeatReply { round: 0 }, Some(Rider::Report(report)));
     }
     hands.dies_of(3, Budget::Configured);
@@ -243,7 +256,7 @@ fn what_came_of_a_trial_is_of_no_interest_once_a_snapshot_has_taken_its_place() 
     let (outcome, changed, chain) = (Outcome::Nothing, vec![], HashChain(Digest::of(b"perhaps skipped")));
     hands.replica.applied(vec![Applied { position, outcome, changed, chain }]);
     assert_eq!(hands.replica.machine(), (Index(2), chain_at(Index(2))), "nobody is told");
-    hands.replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![], AccessControl::default());
+    hands.replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![], AccessControl::default(), FeatureLevel::FIRST);
     hands.forget();
     hands.hear_entries(TWO, 2, (2, 9), vec![entry(2, 10, Payload::Noop)], 10);
     assert_eq!(hands.runs(), [(vec![10], Budget::Relaxed, vec![])], "and it goes on");
@@ -256,7 +269,7 @@ fn a_trial_that_a_dead_machine_never_reports_does_not_outlive_its_snapshot() {
     hands.hear_with(TWO, 2, heartbeat, judgement(2, 0, Some(3)));
     hands.settle();
     hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 9) });
-    hands.replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![], AccessControl::default());
+    hands.replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![], AccessControl::default(), FeatureLevel::FIRST);
     hands.forget();
     hands.hear_entries(TWO, 2, (2, 9), vec![entry(2, 10, Payload::Noop)], 10);
     assert_eq!(hands.runs(), [(vec![10], Budget::Relaxed, vec![])]);
@@ -284,7 +297,7 @@ fn who_cannot_apply_what_is_judged_gets_a_snapshot_and_stops_if_that_is_no_help(
     assert_eq!((hands.replica.quarantine(), hands.runs()), (Some(Index(3)), vec![]));
     hands.hear(TWO, 2, Message::Snapshot { meta: meta(2, 2) });
     hands.jobs.clear();
-    hands.replica.restored(&meta(2, 2), 0, chain_at(Index(2)), vec![], AccessControl::default());
+    hands.replica.restored(&meta(2, 2), 0, chain_at(Index(2)), vec![], AccessControl::default(), FeatureLevel::FIRST);
     hands.settle();
     hands.replica.died(Died { on: Index(3), budget: Budget::Relaxed, fault: fault() });
     let stop = hands.replica.effects(hands.now()).stop.unwrap();

@@ -1,6 +1,7 @@
 //! One replica in the hands of a test, which plays the disk, the machine and the other peers.
 
 mod access;
+mod feature_levels;
 mod judge;
 mod quarantine;
 mod reads;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::*;
+use crate::feature_level::FeatureLevel;
 use crate::machine::{BackendAnswer, BackendReply, Command, Key, Outcome, Run};
 use crate::protocol::{SessionEnd, SessionEvent, SessionRequest, SessionSecret, SessionStart, TriggerId};
 use crate::raft::{
@@ -85,7 +87,9 @@ impl Hands {
         let mut disk = MemStorage::default();
         disk.write(&DiskWrite::bootstrap(configuration(peers), 0)).unwrap();
         let config = raft::Config::new(values).unwrap();
+        // Nothing is proposed but what a test asks for.
         let replica = Replica::new(ME, config, settings, disk.restored(), TICK_MS, 7);
+        let replica = replica.with_feature_level(FeatureLevel::FIRST);
         Self {
             replica,
             disk,
@@ -247,9 +251,14 @@ impl Hands {
                 match job {
                     Job::Apply(Run { entries, .. }) => self.apply(&entries),
                     Job::Rewind(..) => {}
-                    Job::Restore(meta) => {
-                        self.replica.restored(&meta, 0, chain_at(meta.position.index), vec![], AccessControl::default())
-                    }
+                    Job::Restore(meta) => self.replica.restored(
+                        &meta,
+                        0,
+                        chain_at(meta.position.index),
+                        vec![],
+                        AccessControl::default(),
+                        FeatureLevel::FIRST,
+                    ),
                     Job::Query(_, queries) => self.answer_queries(queries),
                     Job::Snapshot(meta) | Job::SnapshotAsIs(meta) => self.wanted.push(meta),
                 }
@@ -320,6 +329,7 @@ fn outcome(entry: &Entry) -> (Outcome, Vec<Key>) {
         Ok(Command::SetAccess { list, .. }) => {
             (Outcome::AccessSet(AccessControl { list, set_at: entry.index }), vec![])
         }
+        Ok(Command::RaiseLevel { level }) => (Outcome::Level(level), vec![]),
         Ok(Command::Write { .. } | Command::WriteBy { .. }) | Err(_) => {
             (Outcome::Written(Ok(data.clone())), vec![data.clone()])
         }
@@ -431,7 +441,7 @@ fn a_restarted_replica_says_nothing_of_its_machine_before_it_knows_the_chain() {
     restored.replay(&write).unwrap();
     let mut replica = Replica::new(ME, raft::Config::default(), settings(), restored, TICK_MS, 7);
     assert_eq!(replica.machine(), (Index::ZERO, HashChain::default()));
-    replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![], AccessControl::default());
+    replica.restored(&meta(2, 9), 0, chain_at(Index(9)), vec![], AccessControl::default(), FeatureLevel::FIRST);
     assert_eq!(replica.machine(), (Index(9), chain_at(Index(9))));
     assert_eq!(replica.raft().status().applied, Index(9));
 }

@@ -1,10 +1,17 @@
 //! What becomes of a replica that has parted from the others.
 
 use super::*;
+use crate::feature_level::FeatureLevel;
 
 fn report(applied: u64, chain: HashChain, needs_after: Option<u64>) -> Option<Rider> {
     let applied = Some((Index(applied), chain));
-    Some(Rider::Report(Report { applied, mark: None, trial: None, needs_after: needs_after.map(Index) }))
+    Some(Rider::Report(Report {
+        applied,
+        mark: None,
+        trial: None,
+        needs_after: needs_after.map(Index),
+        level: FeatureLevel::FIRST,
+    }))
 }
 
 fn wrong() -> HashChain {
@@ -95,6 +102,7 @@ fn who_agrees_at_a_mark_behind_where_it_differed_differs_no_more() {
         mark: Some((mark, chain_at(mark))),
         trial: None,
         needs_after: None,
+        level: FeatureLevel::FIRST,
     };
     hands.reports(THREE, Some(Rider::Report(told)));
     hands.reports(TWO, report(hands.last().0, wrong(), None));

@@ -1,6 +1,7 @@
 //! Sessions live by signs of their clients, on one stream at a time, and end by entries of the log alone.
 
 use super::*;
+use crate::feature_level::FeatureLevel;
 use crate::protocol::{MAX_SESSION_TIMEOUT_MS, MAX_TRIGGERS, MIN_SESSION_TIMEOUT_MS, SessionRefusal};
 
 const TIMEOUT_MS: u64 = 300;
@@ -427,7 +428,14 @@ fn sessions_come_with_a_snapshot() {
     let mut hands = Hands::alone(settings());
     let terms = SessionTerms { identity: "me".to_owned(), secret: SECRET.digest(), timeout_ms: TIMEOUT_MS };
     let at = meta(hands.term(), hands.last().0);
-    hands.replica.restored(&at, 0, chain_at(at.position.index), vec![(SessionId(2), terms)], AccessControl::default());
+    hands.replica.restored(
+        &at,
+        0,
+        chain_at(at.position.index),
+        vec![(SessionId(2), terms)],
+        AccessControl::default(),
+        FeatureLevel::FIRST,
+    );
     hands.resume(1, SessionId(2));
     assert_eq!(hands.replica.session_count(), 1);
 }
@@ -440,7 +448,14 @@ fn an_expiry_in_the_log_is_not_forgotten_when_the_machine_is_made_from_a_snapsho
     assert_eq!(expiries_sent(&hands), [session]);
     let terms = SessionTerms { identity: "me".to_owned(), secret: SECRET.digest(), timeout_ms: TIMEOUT_MS };
     let at = meta(hands.term(), hands.replica.machine().0.0);
-    hands.replica.restored(&at, 0, chain_at(at.position.index), vec![(session, terms)], AccessControl::default());
+    hands.replica.restored(
+        &at,
+        0,
+        chain_at(at.position.index),
+        vec![(session, terms)],
+        AccessControl::default(),
+        FeatureLevel::FIRST,
+    );
     hands.attach(2, resume(session));
     hands.confirm();
     assert_eq!(hands.told(2), [], "not attached");

@@ -1,6 +1,7 @@
 //! When snapshots are due, and what a restore changes.
 
 use super::*;
+use crate::feature_level::FeatureLevel;
 
 const EVERY: u64 = 5;
 
@@ -266,7 +267,14 @@ fn the_size_of_a_restored_snapshot_counts_and_not_that_of_one_it_came_before() {
     hands.hear_entries(TWO, 2, (2, 20), noops(21, 25), 25);
     assert_eq!(snapshots(&hands), [meta(2, 5)]);
     hands.jobs.clear();
-    hands.replica.restored(&meta(2, 20), size_bytes, chain_at(Index(20)), vec![], AccessControl::default());
+    hands.replica.restored(
+        &meta(2, 20),
+        size_bytes,
+        chain_at(Index(20)),
+        vec![],
+        AccessControl::default(),
+        FeatureLevel::FIRST,
+    );
     hands.replica.snapshot_taken(meta(2, 5), 0);
     hands.apply(&noops(21, 25));
     hands.hear_entries(TWO, 2, (2, 25), noops(26, 26), 26);

@@ -1,6 +1,7 @@
 //! Triggers fire once, for a change behind what their query has read, and before whoever waits hears of that index.
 
 use super::*;
+use crate::feature_level::FeatureLevel;
 use crate::protocol::{MAX_TRIGGERS, MAX_WATCHED_BYTES, TriggerReason};
 
 const TIMEOUT_MS: u64 = 10_000;
@@ -140,7 +141,14 @@ fn a_trigger_is_armed_again_in_silence_or_fires_for_what_it_missed_or_in_doubt()
     assert_eq!(hands.told(2), [fired(1)]);
     let at = meta(hands.term(), hands.last().0);
     let terms = SessionTerms { identity: "me".to_owned(), secret: SECRET.digest(), timeout_ms: TIMEOUT_MS };
-    hands.replica.restored(&at, 0, chain_at(at.position.index), vec![(session, terms)], AccessControl::default());
+    hands.replica.restored(
+        &at,
+        0,
+        chain_at(at.position.index),
+        vec![(session, terms)],
+        AccessControl::default(),
+        FeatureLevel::FIRST,
+    );
     hands.ask(2, rearm(4, "c", late));
     hands.ask(2, rearm(5, "c", at.position.index));
     assert_eq!(hands.told(2), [fired_in_doubt(4)]);

@@ -1,6 +1,7 @@
 //! A machine is given no upgrade whose component is missing; and no trigger outlives one.
 
 use super::*;
+use crate::feature_level::FeatureLevel;
 use crate::machine::{Budget, Died, Ruling};
 use crate::protocol::{BackendFault, GuestFault, TriggerReason, UpgradeRefusal, UpgradeStatus};
 use crate::raft::{Upgrade, Verdict};
@@ -20,8 +21,10 @@ impl Hands {
         self.components.pop()
     }
 
+    /// An upgrade in a cluster whose peers all support that.
     fn upgrade(&mut self, ticket: u64) {
         let now = self.now();
+        self.replica.levels.cluster = FeatureLevel::UPGRADES;
         self.replica.upgrade(Ticket(ticket), upgrade(), FOREVER_MS, now);
     }
 

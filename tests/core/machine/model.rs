@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use zraft::access::{Access, AccessControl, AccessDenied, AccessList, AccessRefusal};
+use zraft::feature_level::FeatureLevel;
 use zraft::machine::{Command, Key, Outcome, SessionTerms};
 use zraft::protocol::{CommandError, CommandReply, SessionEnd, SessionRefusal};
 use zraft::raft::{Entry, Payload};
@@ -32,11 +33,13 @@ pub struct Model {
     sessions: Vec<Session>,
     pairs: Vec<Pair>,
     access: AccessControl,
+    level: FeatureLevel,
 }
 
 impl Model {
     pub fn new(settings: Settings) -> Self {
-        Self { settings, sessions: Vec::new(), pairs: Vec::new(), access: AccessControl::default() }
+        let (access, level) = (AccessControl::default(), FeatureLevel::FIRST);
+        Self { settings, sessions: Vec::new(), pairs: Vec::new(), access, level }
     }
 
     /// All sessions that were ever opened, and the number of commands that each has run.
@@ -122,6 +125,10 @@ impl Model {
             },
             Command::SetAccess { by, expected, list } => {
                 (self.set_access(index, by.as_deref(), expected, list), vec![])
+            }
+            Command::RaiseLevel { level } => {
+                self.level = self.level.max(level);
+                (Outcome::Level(self.level), vec![])
             }
             Command::OpenSession(SessionTerms { ref identity, .. }) if self.check(identity, Access::Read).is_err() => {
                 (Outcome::Denied(self.check(identity, Access::Read).expect_err("it may not")), vec![])

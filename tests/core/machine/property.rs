@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use zraft::access::{Access, AccessList, AccessRefusal};
+use zraft::feature_level::FeatureLevel;
 use zraft::machine::{Command, HashChain, Key, Moment, Outcome, SessionTerms};
 use zraft::protocol::{CommandError, SessionEnd, SessionRefusal, SessionSecret};
 use zraft::raft::{Entry, Payload};
@@ -42,6 +43,7 @@ enum Step {
     Write { verb: Verb, key: u8 },
     WriteBy { client: u8, verb: Verb, key: u8 },
     SetAccess { by: Option<u8>, is_expected: bool, default: Option<Access>, named: BTreeMap<u8, Access> },
+    RaiseLevel(FeatureLevel),
     Send { who: usize, seq: Near, acked: Near, is_ephemeral: bool, verb: Verb, key: u8 },
     End { who: usize, end: SessionEnd },
 }
@@ -85,6 +87,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => write_by,
         1 => set_access,
+        1 => prop_oneof![Just(FeatureLevel::FIRST), Just(FeatureLevel::NEWEST)].prop_map(Step::RaiseLevel),
         1 => Just(Step::Elect),
         3 => Just(Step::Open),
         2 => (verb(), key()).prop_map(|(verb, key)| Step::Write { verb, key }),
@@ -159,6 +162,7 @@ impl Builder {
                     list: AccessList { default: *default, named },
                 }
             }
+            Step::RaiseLevel(level) => Command::RaiseLevel { level: *level },
             Step::Send { who, seq, acked, is_ephemeral, verb, key } => {
                 let (session, have_run) = self.session(*who);
                 let seq = seq.of(have_run + 1);
@@ -290,7 +294,7 @@ type Kind = (&'static str, usize, fn(&Outcome) -> bool);
 #[test]
 fn random_histories_meet_every_outcome() {
     let mut runner = TestRunner::deterministic();
-    let mut met: [Kind; 15] = [
+    let mut met: [Kind; 17] = [
         ("open", 0, |outcome| matches!(outcome, Outcome::Opened(_))),
         ("reply", 0, |outcome| matches!(outcome, Outcome::Answered { reply: Ok(_), .. })),
         ("refusal by the backend", 0, |outcome| {
@@ -305,6 +309,8 @@ fn random_histories_meet_every_outcome() {
         ("of one", 0, |outcome| *outcome == Outcome::Refused(SessionRefusal::TooManyOfIdentity)),
         ("list", 0, |outcome| matches!(outcome, Outcome::AccessSet(_))),
         ("other list", 0, |outcome| matches!(outcome, Outcome::AccessNotSet(AccessRefusal::Changed { .. }))),
+        ("raised", 0, |outcome| *outcome == Outcome::Level(FeatureLevel::NEWEST)),
+        ("not raised", 0, |outcome| *outcome == Outcome::Level(FeatureLevel::FIRST)),
         ("denied", 0, |outcome| matches!(outcome, Outcome::Denied(_))),
         ("write denied", 0, |outcome| matches!(outcome, Outcome::Written(Err(CommandError::Denied(_))))),
         ("denied in session", 0, |outcome| {

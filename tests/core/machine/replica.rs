@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use zraft::access::AccessControl;
 use zraft::codec;
+use zraft::feature_level::FeatureLevel;
 use zraft::machine::{Applied, Genesis, HostPart, Machine, NoOthers, Rulings, SessionTerms, SnapshotHead, StartError};
 use zraft::protocol::CommandReply;
 use zraft::raft::{Configuration, Entry, SnapshotMeta};
@@ -27,7 +28,7 @@ pub struct Row {
 pub type Table = BTreeMap<SessionId, Row>;
 
 /// The shape of a snapshot's host part.
-type Host = (Bytes, Settings, String, Table, BTreeSet<SessionId>, AccessControl);
+type Host = (Bytes, Settings, String, Table, BTreeSet<SessionId>, AccessControl, FeatureLevel);
 
 /// A snapshot as it lies in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,10 +41,10 @@ impl Snapshot {
     /// The same with another table of sessions.
     pub fn forged(&self, forge: impl FnOnce(&mut Table)) -> Self {
         let bytes = self.head.host.encode();
-        let (config, settings, version, mut table, orphaned, access) =
+        let (config, settings, version, mut table, orphaned, access, level) =
             codec::decode::<Host>(&bytes).expect("a host part");
         forge(&mut table);
-        let bytes = codec::encode(&(config, settings, version, table, orphaned, access));
+        let bytes = codec::encode(&(config, settings, version, table, orphaned, access, level));
         let host = HostPart::decode(&bytes).expect("the shape of a host part");
         Self { head: SnapshotHead { host, ..self.head.clone() }, chunks: self.chunks.clone() }
     }
@@ -82,7 +83,7 @@ impl Replica {
     }
 
     pub fn table(&self) -> Table {
-        let (.., table, _, _) = codec::decode::<Host>(&self.head().host.encode()).expect("a host part");
+        let (.., table, _, _, _) = codec::decode::<Host>(&self.head().host.encode()).expect("a host part");
         table
     }
 

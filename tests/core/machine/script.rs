@@ -11,6 +11,7 @@
 //! | `write WORD...` | an entry: a write without a session |
 //! | `write-by NAME WORD...` | an entry: the same, by a client that needs access |
 //! | `access [NAME=ACCESS...] [default=ACCESS] [expected=N] [by=NAME]` | an entry: this access list, in place of the one that entry N has set, or else the present one |
+//! | `level N` | an entry: what entries there may be from here on |
 //! | `elect` | an entry: a new leader's first |
 //! | `rule skip`, `rule keep` | a verdict on the next entry |
 //! | `batch`, `apply` | entries between these are applied in one call |
@@ -31,6 +32,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context, Runner};
 use zraft::access::{AccessControl, AccessList};
+use zraft::feature_level::FeatureLevel;
 use zraft::machine::{self, Applied, GuestFault, HashChain, Key, Outcome, Ruling, Rulings, SessionTerms};
 use zraft::protocol::{BackendFault, CommandError, CommandReply, SessionSecret};
 use zraft::raft::{Entry, Payload};
@@ -90,6 +92,10 @@ impl Runner for Script {
                 self.enter(data(&machine::Command::WriteBy { client, data: words }))?;
             }
             "access" => self.access(&mut args)?,
+            "level" => {
+                let level = FeatureLevel(args.next_pos().ok_or("which?")?.parse()?);
+                self.enter(data(&machine::Command::RaiseLevel { level }))?;
+            }
             "list" => writeln!(self.output, "{}", listed(self.replica.machine.access()))?,
             "elect" => {
                 self.term = self.term.next();
@@ -285,6 +291,7 @@ impl Script {
             }
             Outcome::AccessSet(access) => listed(access),
             Outcome::AccessNotSet(refusal) => format!("not set: {refusal}"),
+            Outcome::Level(level) => format!("feature level {level}"),
             Outcome::Denied(denied) => format!("denied: {denied}"),
             Outcome::Upgraded { version, .. } => format!("goes on with {version}"),
             Outcome::NotUpgraded(refusal) => format!("stays: {refusal}"),

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use zraft::access::AccessControl;
+use zraft::feature_level::FeatureLevel;
 use zraft::machine::{
     Applied, BackendFactory, BackendSource, Died, Fault, Genesis, HashChain, HostPart, Machine, Past, Ran, Ruling, Run,
     RunError, Runner, SessionTerms, SnapshotHead,
@@ -49,6 +50,7 @@ enum Report {
         chain: HashChain,
         sessions: Vec<(SessionId, SessionTerms)>,
         access: AccessControl,
+        level: FeatureLevel,
     },
     Answered(Vec<QueryAnswer>),
     Declined(Vec<Query>),
@@ -59,7 +61,8 @@ enum Report {
 impl Report {
     fn restored(meta: &SnapshotMeta, file: &File, machine: &Machine) -> Self {
         let (chain, sessions, access) = (machine.chain(), machine.sessions(), machine.access().clone());
-        Self::Restored { meta: meta.clone(), size_bytes: file.size_bytes(), chain, sessions, access }
+        let (meta, size_bytes, level) = (meta.clone(), file.size_bytes(), machine.level());
+        Self::Restored { meta, size_bytes, chain, sessions, access, level }
     }
 }
 
@@ -137,9 +140,12 @@ impl Node {
             None => Machine::start(plan.genesis.clone(), &factory.of(plan.genesis.component)).expect("numbers start"),
         };
         let start = snapshot.as_ref().zip(file).map(|(meta, file)| Report::restored(meta, file, &machine));
+        // Some lives are those of an older version.
+        let level = if seed.is_multiple_of(4) { FeatureLevel::FIRST } else { FeatureLevel::NEWEST };
+        let replica = Replica::new(id, plan.config.clone(), plan.genesis.settings, restored, STEP_MS, seed);
         Self {
             id,
-            replica: Replica::new(id, plan.config.clone(), plan.genesis.settings, restored, STEP_MS, seed),
+            replica: replica.with_feature_level(level),
             runner: Runner::new(machine),
             plan: plan.clone(),
             factory,
@@ -362,10 +368,10 @@ impl Node {
             Report::Applied(applied) => self.replica.applied(applied),
             Report::Died(died) => self.replica.died(died),
             Report::Declined(queries) => self.replica.declined(queries),
-            Report::Restored { meta, size_bytes, chain, sessions, access } => {
+            Report::Restored { meta, size_bytes, chain, sessions, access, level } => {
                 self.is_wrong = self.is_machine_wrong;
                 self.knows_changes_after = meta.position.index;
-                self.replica.restored(&meta, size_bytes, chain, sessions, access);
+                self.replica.restored(&meta, size_bytes, chain, sessions, access, level);
                 // Nobody tells what a snapshot has taken the place of.
                 self.untold = self.untold.split_off(&meta.position.index.next());
             }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use zraft::access::{Access, AccessControl, AccessList, AccessRefusal};
+use zraft::feature_level::FeatureLevel;
 use zraft::machine::{Command, Key, Outcome, SessionTerms};
 use zraft::protocol::{CommandError, CommandReply, SessionEnd, SessionRefusal};
 use zraft::settings::Settings;
@@ -29,6 +30,8 @@ pub struct SessionPromises {
     changes: BTreeMap<Key, Vec<Index>>,
     /// Where the backend has become another.
     upgrades: Vec<Index>,
+    /// What entries there may be.
+    level: FeatureLevel,
     /// The clients that may only read, and the entry that has said so.
     readers: (BTreeSet<String>, Index),
 }
@@ -59,6 +62,7 @@ impl SessionPromises {
             orphaned: BTreeSet::new(),
             changes: BTreeMap::new(),
             upgrades: Vec::new(),
+            level: FeatureLevel::FIRST,
             readers: (BTreeSet::new(), Index::ZERO),
         }
     }
@@ -90,6 +94,10 @@ impl SessionPromises {
                 assert!(!is_denied || changed.is_empty(), "a write that is denied at {index} changes something");
             }
             Command::SetAccess { expected, list, .. } => self.set_access(index, *expected, list, outcome),
+            Command::RaiseLevel { level } => {
+                self.level = self.level.max(*level);
+                assert_eq!(*outcome, Outcome::Level(self.level), "at {index}");
+            }
         }
         matches!(command, Command::Write { .. } | Command::WriteBy { .. })
     }
@@ -216,6 +224,7 @@ impl SessionPromises {
 
     /// The backend is another from an entry on: it has cleaned up behind sessions whose end the former has not survived.
     pub fn upgraded(&mut self, index: Index) {
+        assert!(self.level >= FeatureLevel::UPGRADES, "entry {index} is one that not all peers support");
         self.upgrades.push(index);
         for session in std::mem::take(&mut self.orphaned) {
             self.owned.remove(&session);

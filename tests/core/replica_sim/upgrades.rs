@@ -43,6 +43,7 @@ impl Sim {
             UpgradeRefusal::Refused(_) => assert_eq!(hand_over(version_of(to)), HandOver::Refused),
             // Of what sessions have left behind it may die as well.
             UpgradeRefusal::Fault(_) => assert_ne!(hand_over(version_of(to)), HandOver::Refused),
+            UpgradeRefusal::NotYet { .. } => self.count("upgrade: not supported by all"),
             UpgradeRefusal::NotDistributed(_) => panic!("nobody looks at that here"),
         }
     }

@@ -49,7 +49,9 @@ impl History {
             Some(Command::Write { data } | Command::WriteBy { data, .. }) => format!("write {}", shorten(&data)),
             Some(Command::SessionWrite { session, data, .. }) => format!("ephemeral {session} {}", shorten(&data)),
             Some(Command::CloseSession { session } | Command::ExpireSession { session }) => format!("end {session}"),
-            Some(Command::OpenSession(_) | Command::SetAccess { .. }) | None => "nothing".to_owned(),
+            Some(Command::OpenSession(_) | Command::SetAccess { .. } | Command::RaiseLevel { .. }) | None => {
+                "nothing".to_owned()
+            }
         };
         format!("entry {index} ({what})")
     }
