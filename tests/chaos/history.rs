@@ -91,17 +91,15 @@ pub enum Call {
         session: u64,
         key: u32,
     },
-    /// Asks something in a session: it is answered while the session lives, and never after.
+    /// Writes something in a session: that is done while the session lives, and never after.
     Live {
         session: u64,
     },
     Close {
         session: u64,
     },
-    /// Looks for an ephemeral entry.
-    Look {
-        key: u32,
-    },
+    /// Looks for all ephemeral entries.
+    Look,
     /// Changes what is watched.
     Change {
         key: u32,
@@ -150,8 +148,8 @@ pub enum Answer {
     },
     /// The log index since when a key has its value.
     Index(u64),
-    /// An ephemeral entry: whose it is.
-    Owner(Option<u64>),
+    /// Ephemeral entries, and whose they are.
+    Owners(Vec<(u32, u64)>),
     /// A trigger, and the state on which it was armed.
     Armed {
         trigger: u64,

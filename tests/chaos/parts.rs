@@ -3,7 +3,10 @@
 #![allow(dead_code, reason = "the harness needs more of them")]
 
 mod check;
+#[path = "../server/harness.rs"]
+mod harness;
 mod history;
+mod plain;
 mod report;
 mod timeline;
 mod work;
