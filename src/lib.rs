@@ -5,6 +5,7 @@ pub mod codec;
 pub mod feature_level;
 mod log_limit;
 pub mod machine;
+pub mod planted;
 pub mod protocol;
 pub mod raft;
 pub mod replica;

@@ -21,11 +21,29 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
         log("info");
+        #[cfg(feature = "planted")]
+        plant()?;
         let file = self.config.as_deref().map(Settings::load).transpose()?.unwrap_or_default();
         let node = Node::start(self.settings.or(file).into_config(compile::compiler()?)?)?;
         stop_on_signal(&node)?;
         Ok(node.wait()?)
     }
+}
+
+/// A build that may have a bug has exactly the one that the environment names, and says so.
+#[cfg(feature = "planted")]
+fn plant() -> Result<(), Failure> {
+    use crate::planted::{self, Bug};
+    let name = std::env::var("ZRAFT_PLANTED").unwrap_or_default();
+    let bug = Bug::named(&name).ok_or_else(|| {
+        let names = Bug::ALL.map(|(name, _)| name).join(", ");
+        Failure::usage(format!(
+            "this build is for tests alone: set ZRAFT_PLANTED to the bug that it is to have ({names})"
+        ))
+    })?;
+    planted::plant(bug);
+    tracing::error!(%name, "THIS NODE HAS A BUG, planted on purpose: do not give it data");
+    Ok(())
 }
 
 /// Has the first SIGINT or SIGTERM stop the node without a loss to its clients, and the second at once.

@@ -38,6 +38,7 @@ pub use crate::protocol::GuestFault;
 
 use crate::access::AccessControl;
 use crate::feature_level::FeatureLevel;
+use crate::planted::{self, Bug};
 use crate::raft::SnapshotMeta;
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, LogPosition, SessionId};
@@ -146,8 +147,9 @@ impl Machine {
     #[must_use]
     pub fn snapshot_head(&self, meta: SnapshotMeta) -> SnapshotHead {
         let Genesis { cluster, component, config, settings } = self.genesis.clone();
-        let (backend_version, sessions) = (self.backend_version.clone(), self.sessions.clone());
-        let (access, level) = (self.access.clone(), self.level);
+        let is_lacking = planted::has(Bug::SessionsNotInSnapshot);
+        let sessions = if is_lacking { Sessions::default() } else { self.sessions.clone() };
+        let (backend_version, access, level) = (self.backend_version.clone(), self.access.clone(), self.level);
         let host = HostPart { config, settings, backend_version, sessions, access, level };
         SnapshotHead { meta, cluster, backend: component, chain: self.chain, host }
     }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::access::AccessControl;
 use crate::machine::{BackendAnswer, Command, Key, Outcome, SessionTerms};
+use crate::planted::{self, Bug};
 use crate::protocol::{
     CommandReply, MAX_SESSION_TIMEOUT_MS, MAX_TRIGGERS, MAX_WATCHED_BYTES, MIN_SESSION_TIMEOUT_MS, RequestError,
     SessionEvent, SessionRefusal, SessionRequest, SessionStart, TriggerId, TriggerReason,
@@ -65,7 +66,11 @@ impl Replica {
             SessionRequest::Rearm { id, keys, .. } if !self.make_room((link, id), &keys) => {
                 self.end_link(link, RequestError::TooMuch);
             }
-            SessionRequest::Rearm { id, keys, since } => self.arm((link, id), keys, since),
+            SessionRequest::Rearm { id, keys, since } => {
+                let misses_changes = planted::has(Bug::TriggerLostAtLeaderChange);
+                let since = if misses_changes { self.applied } else { since };
+                self.arm((link, id), keys, since);
+            }
             SessionRequest::Disarm { id } => self.disarm((link, id)),
             SessionRequest::Ping { number } => self.session_ping(link, number),
             SessionRequest::Close => {

@@ -20,6 +20,7 @@ use super::queue::Operation;
 use super::recovery::{Peer, Recovered};
 use super::view::View;
 use super::{Completion, Components, Snapshots, StoreError, StoreOptions, StoredPeer};
+use crate::planted::{self, Bug};
 use crate::raft::{Entry, LogRead, Restored, Write};
 use crate::types::{Incarnation, Index};
 
@@ -119,8 +120,11 @@ impl Journal {
         }
         let bytes = builder.finish();
         let through = purge.map(|purge| purge.through);
-        self.write_row(seq, &bytes, through)?;
-        self.head.advance(seq);
+        let is_synced = is_synced(seq);
+        self.write_row(seq, &bytes, through, is_synced)?;
+        if is_synced {
+            self.head.advance(seq);
+        }
         self.since_purge = (self.since_purge.0 + 1, self.since_purge.1 + bytes.len() as u64);
         self.ledger.add_round(bytes.len() as u32);
         self.view.advance(latest(&self.database, &self.path)?, seq, &changes, &mut self.ledger);
@@ -170,10 +174,10 @@ impl Journal {
         Arc::clone(&self.view)
     }
 
-    fn write_row(&self, seq: u64, bytes: &[u8], purge_through: Option<u64>) -> Result<(), StoreError> {
+    fn write_row(&self, seq: u64, bytes: &[u8], purge_through: Option<u64>, is_synced: bool) -> Result<(), StoreError> {
         let transact = || -> Result<(), redb::Error> {
             let mut transaction = self.database.begin_write()?;
-            transaction.set_durability(Durability::Immediate)?;
+            transaction.set_durability(if is_synced { Durability::Immediate } else { Durability::None })?;
             {
                 let mut table = transaction.open_table(ROUNDS)?;
                 if let Some(through) = purge_through {
@@ -292,6 +296,12 @@ impl Journal {
     fn damaged(&self, seq: u64, damage: Damage) -> StoreError {
         database::damaged(&self.path, seq, damage)
     }
+}
+
+/// Every round is synced before anybody is told of it; but for the planted bug, which syncs one in so many.
+fn is_synced(seq: u64) -> bool {
+    const PLANTED_SYNC_EVERY: u64 = 64;
+    !planted::has(Bug::AckBeforeFsync) || seq.is_multiple_of(PLANTED_SYNC_EVERY)
 }
 
 /// The peers as those who open the store get them.
