@@ -1,7 +1,7 @@
 //! Ephemeral entries: there while their session lives, and gone once it is over.
 //!
 //! A write of a session that was acknowledged shows that it was alive when the write was called. That it is over is known
-//! from the cluster's own word; a session whose client went away is over some time later. Keys are never used again.
+//! from the cluster's own word, a notice; a session whose client went away is over some time later. Keys are never used again.
 
 use std::collections::HashMap;
 
@@ -86,9 +86,6 @@ fn lives(operations: &[&Operation], notices: &[&SessionNotice]) -> HashMap<u64, 
             Call::Close { session } => {
                 let life = lives.entry(session).or_default();
                 life.left_ns = Some(operation.called_ns);
-                if is_ok {
-                    life.over_by(operation.ended_ns);
-                }
             }
             _ => {}
         }

@@ -89,7 +89,10 @@ fn intervals<'a>(operations: &[&'a Operation]) -> Result<Vec<(Interval, &'a Oper
 
 fn act(call: &Call, answer: &Answer) -> Option<Act> {
     match (call, answer) {
-        (Call::Get { .. } | Call::CompareAndSet { .. }, Answer::Value(found)) => Some(Act::Read(*found)),
+        (Call::Get { .. }, Answer::Value(found)) => Some(Act::Read(*found)),
+        (Call::CompareAndSet { expected, .. }, Answer::Value(found)) if *found != Some(*expected) => {
+            Some(Act::Read(*found))
+        }
         (Call::Put { value, .. }, Answer::Done) => Some(Act::Write(*value)),
         (Call::CompareAndSet { expected, value, .. }, Answer::Done) => Some(Act::Exchange(*expected, *value)),
         _ => None,

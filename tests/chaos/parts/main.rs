@@ -2,11 +2,19 @@
 //! nodes to which nothing happens.
 #![allow(dead_code, reason = "the harness needs more of them")]
 
+mod brute_force;
+#[path = "../check/mod.rs"]
 mod check;
-#[path = "../server/harness.rs"]
+#[path = "../../server/harness.rs"]
 mod harness;
+#[path = "../history.rs"]
 mod history;
 mod plain;
+#[path = "../report/mod.rs"]
 mod report;
+mod reported;
+mod sessions;
+#[path = "../timeline.rs"]
 mod timeline;
+#[path = "../work/mod.rs"]
 mod work;
