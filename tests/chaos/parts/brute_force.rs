@@ -178,7 +178,8 @@ fn spoil(operations: &mut [Operation], rng: &mut ChaCha8Rng) {
         Ended::Ok(answer @ Answer::Done) => *answer = Answer::Value(Some(other)),
         Ended::Ok(Answer::Length(number) | Answer::Count(number)) => *number = other,
         Ended::Ok(Answer::List(values)) => {
-            if values.pop().is_none() || rng.random() {
+            let was_empty = values.pop().is_none();
+            if was_empty || rng.random() {
                 values.insert(0, other);
             }
         }

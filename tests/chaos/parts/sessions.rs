@@ -37,17 +37,17 @@ impl Story {
         check::check(&self.history).into_iter().find(of_this).unwrap().outcome
     }
 
-    fn is_valid(self) {
+    fn valid(self) {
         let verdict = self.verdict();
         assert!(matches!(verdict, Outcome::Valid { .. }), "{verdict:?}");
     }
 
-    fn is_unknown(self) {
+    fn unknown(self) {
         let verdict = self.verdict();
         assert!(matches!(verdict, Outcome::Unknown(_)), "{verdict:?}");
     }
 
-    fn is_wrong(self, why: &str) {
+    fn wrong(self, why: &str) {
         let verdict = self.verdict();
         assert!(matches!(&verdict, Outcome::Violation(found) if found.contains(why)), "{verdict:?}");
     }
@@ -93,15 +93,15 @@ const CLOSE: Call = Call::Close { session: 9 };
 #[test]
 fn an_entry_lives_as_long_as_its_session() {
     let close = || entry().look(2, &[(3, 9)]).alive(4).ok(5, CLOSE, Answer::Done).ended(5);
-    close().look(6, &[]).is_valid();
-    close().look(6, &[(3, 9)]).is_wrong("its session was over");
-    entry().look(2, &[]).alive(4).ended(5).look(6, &[]).is_wrong("its session was alive");
+    close().look(6, &[]).valid();
+    close().look(6, &[(3, 9)]).wrong("its session was over");
+    entry().look(2, &[]).alive(4).ended(5).look(6, &[]).wrong("its session was alive");
     // Nothing shows that it was alive when it was gone.
-    entry().alive(2).look(3, &[]).ended(4).is_valid();
-    entry().alive(2).ended(4).look(5, &[(3, 9)]).look(6, &[]).is_wrong("its session was over");
-    entry().look(3, &[]).look(4, &[(3, 9)]).ended(5).look(6, &[]).is_wrong("came back");
-    close().look(6, &[(4, 9)]).is_wrong("never put");
-    close().look(6, &[(3, 8)]).is_wrong("never put");
+    entry().alive(2).look(3, &[]).ended(4).valid();
+    entry().alive(2).ended(4).look(5, &[(3, 9)]).look(6, &[]).wrong("its session was over");
+    entry().look(3, &[]).look(4, &[(3, 9)]).ended(5).look(6, &[]).wrong("came back");
+    close().look(6, &[(4, 9)]).wrong("never put");
+    close().look(6, &[(3, 8)]).wrong("never put");
 }
 
 #[test]
@@ -110,21 +110,21 @@ fn an_entry_that_may_have_been_put_may_be_there_or_not() {
         Story::of(Workload::Ephemeral).did(1, 2, Call::PutEphemeral { session: 9, key: 3 }, outcome).look(3, &[])
     };
     let unknown = || put(Ended::Unknown(String::new()));
-    unknown().look(4, &[(3, 9)]).ended(5).look(6, &[]).is_valid();
-    unknown().ended(5).look(6, &[(3, 9)]).is_wrong("its session was over");
-    put(Ended::Failed(String::new())).look(4, &[(3, 9)]).ended(5).look(6, &[]).is_wrong("never put");
+    unknown().look(4, &[(3, 9)]).ended(5).look(6, &[]).valid();
+    unknown().ended(5).look(6, &[(3, 9)]).wrong("its session was over");
+    put(Ended::Failed(String::new())).look(4, &[(3, 9)]).ended(5).look(6, &[]).wrong("never put");
 }
 
 #[test]
 fn what_nobody_holds_any_more_goes_in_the_end() {
     let left = || entry().told(5, Notice::Abandoned).look(6, &[(3, 9)]);
-    left().look(20, &[]).is_valid();
-    left().look(20, &[(3, 9)]).is_unknown();
-    left().look(36, &[(3, 9)]).is_wrong("stays");
+    left().look(20, &[]).valid();
+    left().look(20, &[(3, 9)]).unknown();
+    left().look(36, &[(3, 9)]).wrong("stays");
     let timed_out = entry().did(5, 10, CLOSE, Ended::Unknown(String::new()));
-    timed_out.look(36, &[(3, 9)]).is_wrong("stays");
-    entry().look(2, &[(3, 9)]).is_unknown();
-    entry().told(5, Notice::Abandoned).is_unknown();
+    timed_out.look(36, &[(3, 9)]).wrong("stays");
+    entry().look(2, &[(3, 9)]).unknown();
+    entry().told(5, Notice::Abandoned).unknown();
 }
 
 fn trigger() -> Story {
@@ -133,33 +133,33 @@ fn trigger() -> Story {
 
 #[test]
 fn a_trigger_fires_once_and_for_a_reason() {
-    trigger().changed(2, 11).fired(3, true).read(4, 11).is_valid();
-    trigger().fired(3, false).read(4, 10).is_valid();
-    trigger().changed(2, 11).fired(3, true).fired(4, true).is_wrong("fired twice");
-    trigger().changed(0, 10).fired(3, true).is_wrong("nothing had changed");
-    trigger().changed(4, 11).fired(3, true).is_wrong("nothing had changed");
+    trigger().changed(2, 11).fired(3, true).read(4, 11).valid();
+    trigger().fired(3, false).read(4, 10).valid();
+    trigger().changed(2, 11).fired(3, true).fired(4, true).wrong("fired twice");
+    trigger().changed(0, 10).fired(3, true).wrong("nothing had changed");
+    trigger().changed(4, 11).fired(3, true).wrong("nothing had changed");
     let maybe = |outcome| trigger().did(2, 3, Call::Change { key: 5, value: 1 }, outcome).fired(3, true);
-    maybe(Ended::Unknown(String::new())).is_valid();
-    maybe(Ended::Failed(String::new())).is_wrong("nothing had changed");
-    trigger().changed(2, 11).fired(3, true).read(4, 10).is_wrong("an older state was read");
+    maybe(Ended::Unknown(String::new())).valid();
+    maybe(Ended::Failed(String::new())).wrong("nothing had changed");
+    trigger().changed(2, 11).fired(3, true).read(4, 10).wrong("an older state was read");
 }
 
 #[test]
 fn a_trigger_is_not_lost_while_its_session_lives() {
     let seen = || trigger().changed(2, 11).read(3, 11);
-    seen().read(8, 11).is_wrong("was lost");
-    seen().fired(4, true).read(8, 11).is_valid();
-    seen().fired(7, true).read(8, 11).is_wrong("was lost");
+    seen().read(8, 11).wrong("was lost");
+    seen().fired(4, true).read(8, 11).valid();
+    seen().fired(7, true).read(8, 11).wrong("was lost");
     // It may have ended meanwhile.
-    seen().is_valid();
-    trigger().changed(2, 11).read(3, 10).read(8, 10).is_valid();
-    trigger().ended(5).is_wrong("had not fired");
-    trigger().fired(5, false).ended(5).is_valid();
+    seen().valid();
+    trigger().changed(2, 11).read(3, 10).read(8, 10).valid();
+    trigger().ended(5).wrong("had not fired");
+    trigger().fired(5, false).ended(5).valid();
 }
 
 #[test]
 fn of_a_history_that_is_cut_nothing_is_said() {
     let mut story = trigger().ended(5);
     story.history.is_cut = true;
-    story.is_unknown();
+    story.unknown();
 }
