@@ -1,7 +1,7 @@
 //! Bugs that are built in on purpose, one at a time, to show that the chaos harness finds them. A harness that has never found
 //! anything shows nothing.
 //!
-//! They are there only with the feature `planted`, which nothing turns on by itself; without it [`has`] is `false` wherever
+//! They are there only with the feature `planted`, which nothing turns on by itself; without it the answer is `false` wherever
 //! it is asked, and the compiler leaves out what depends on it. With it, `zraft serve` starts only if the environment names a
 //! bug. A simulation plants none, so the lower layers stay what their arguments make of them.
 
