@@ -1,5 +1,5 @@
-//! The parts of the chaos harness that need no faults: its checkers on small histories, its report, and its clients against
-//! nodes to which nothing happens.
+//! The parts of the chaos harness that need no faults: its checkers on small histories, its report, its plan, the rules of
+//! its router, and its clients against nodes to which nothing happens.
 #![allow(dead_code, reason = "the harness needs more of them")]
 
 mod brute_force;
@@ -10,9 +10,14 @@ mod harness;
 #[path = "../history.rs"]
 mod history;
 mod plain;
+#[path = "../plan.rs"]
+mod plan;
+mod plans;
 #[path = "../report/mod.rs"]
 mod report;
 mod reported;
+#[path = "../net/rules.rs"]
+mod rules;
 mod sessions;
 #[path = "../timeline.rs"]
 mod timeline;
