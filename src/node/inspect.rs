@@ -58,18 +58,16 @@ impl NodeCheck {
         }
     }
 
-    /// A peer's snapshots must be of its cluster.
+    /// A peer's snapshots must be of its cluster. Their backend may be another than the one that it was created with: that
+    /// which it has moved to since.
     fn snapshots(&mut self) {
         let records = &self.records;
         let is_foreign = |found: &mut CheckedSnapshot| {
-            records.get(&found.incarnation).is_some_and(|record| {
-                let genesis = &record.genesis;
-                (found.header.cluster, found.header.backend) != (genesis.cluster, genesis.component)
-            })
+            records.get(&found.incarnation).is_some_and(|record| found.header.cluster != record.genesis.cluster)
         };
         let foreign: Vec<_> = self.store.snapshots.extract_if(.., is_foreign).collect();
         for CheckedSnapshot { path, header, .. } in foreign {
-            let reason = format!("it is of cluster {} with backend {}", header.cluster, header.backend);
+            let reason = format!("it is of cluster {}", header.cluster);
             self.store.add_damage(&path, StoreError::Corrupt { path: path.clone(), reason });
         }
     }
@@ -134,6 +132,11 @@ mod tests {
 
     /// The files of a node with two peers, the second with the snapshot of cluster `of`.
     fn files(records: [Bytes; 2], of: u128) -> TempDir {
+        files_with_snapshot_by(records, of, COMPONENT)
+    }
+
+    /// The same with a snapshot that this component has written.
+    fn files_with_snapshot_by(records: [Bytes; 2], of: u128, component: &[u8]) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         let options = StoreOptions {
             log_dir: folder.path().to_owned(),
@@ -150,7 +153,7 @@ mod tests {
         }
         let position = LogPosition::new(Term(1), Index(1));
         let meta = SnapshotMeta { position, time_ms: 0, configuration: Configuration::default() };
-        let (backend, chain) = (Digest::of(COMPONENT), Digest::default());
+        let (backend, chain) = (Digest::of(component), Digest::default());
         let header = SnapshotHeader { cluster: ClusterId(of), meta: meta.clone(), backend, chain, host: Bytes::new() };
         store.snapshots().create(Incarnation(2), &header).unwrap().finish().unwrap();
         store.write(Incarnation(2), Write { snapshot: Some(meta), ..Write::new(WriteToken(1)) });
@@ -176,6 +179,14 @@ mod tests {
         assert_eq!(checked.records, [(Incarnation(1), record(1)), (Incarnation(2), record(2))].into());
         let log = NodeLog::open(folder.path()).unwrap();
         assert_eq!(log.peers.iter().map(|(_, record)| record.clone()).collect::<Vec<_>>(), [record(1), record(2)]);
+    }
+
+    #[test]
+    fn a_snapshot_by_the_component_that_a_cluster_was_moved_to_is_whole() {
+        let folder = files_with_snapshot_by([record(1).encode(), record(2).encode()], 2, b"its successor");
+        let checked = check(&folder);
+        assert!(checked.store.damage.is_empty(), "{:?}", checked.store.damage);
+        assert_eq!(checked.store.snapshots.len(), 1);
     }
 
     #[test]
