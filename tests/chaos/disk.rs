@@ -124,8 +124,8 @@ pub fn remove_leftovers(folder: &Path) -> Result<(), String> {
     places.filter(|place| place.starts_with(folder)).try_for_each(unmount)?;
     let devices = shell::run("losetup", &["--list", "--noheadings", "--output", "NAME,BACK-FILE"])?;
     let attached = devices.lines().filter_map(|line| line.split_once(char::is_whitespace));
-    let of_folder = attached.filter(|(_, file)| Path::new(file.trim()).starts_with(folder));
-    of_folder.map(|(device, _)| detach(device)).collect()
+    let mut of_folder = attached.filter(|(_, file)| Path::new(file.trim()).starts_with(folder));
+    of_folder.try_for_each(|(device, _)| detach(device))
 }
 
 fn detach(device: &str) -> Result<(), String> {
