@@ -156,6 +156,16 @@ impl Reservations {
         self.specs.retain(|_, reservation| !reservation.spec.names_any(incarnations));
     }
 
+    /// Forgets what was prepared for the same cluster by whoever led it before, or by this leader in vain: it may have died since,
+    /// or not have got through to say so. Should it start those peers yet, it is told that they were not prepared.
+    pub(super) fn make_way(&mut self, spec: &ClusterSpec) {
+        let Some(Introduction { term, .. }) = &spec.introduction else { return };
+        self.specs.retain(|_, reservation| {
+            let earlier = reservation.spec.introduction.as_ref().is_some_and(|earlier| earlier.term <= *term);
+            !(earlier && reservation.spec.cluster == spec.cluster)
+        });
+    }
+
     /// Drops what was prepared too long ago, and tells whether there was any.
     pub(super) fn expire(&mut self, now_ms: u64) -> bool {
         let specs = self.specs.extract_if(.., |_, reservation| reservation.expires_ms <= now_ms).count();
@@ -352,6 +362,7 @@ mod tests {
     use crate::access::Access;
     use crate::raft::{Entry, Payload};
     use crate::transport::MAX_BULK_HEADER_BYTES;
+    use crate::types::Term;
 
     fn spec(cluster: u128, peers: &[&str]) -> ClusterSpec {
         ClusterSpec {
@@ -378,6 +389,26 @@ mod tests {
         assert!(reservations.expire(100 + PREPARED_MS));
         assert_eq!(reservations.components().count(), 0);
         assert_eq!(reservations.take(Incarnation(1)), None, "too late to start it");
+    }
+
+    #[test]
+    fn a_later_change_of_a_cluster_does_not_wait_for_one_whose_leader_has_died() {
+        let joining = |id: u64, cluster: u128, term: u64| {
+            let introduction = Some(Introduction { term: Term(term), peers: BTreeMap::new() });
+            let mut joining = ClusterSpec { introduction, ..spec(cluster, &["kv@h:1"]) };
+            joining.peers[0].0 = Incarnation(id);
+            joining
+        };
+        let new_cluster = ClusterSpec { peers: vec![(Incarnation(9), "new@h:1".parse().unwrap())], ..spec(1, &[]) };
+        let mut reservations = Reservations::default();
+        for spec in [joining(1, 1, 3), joining(2, 1, 5), joining(3, 2, 3), new_cluster] {
+            reservations.add(spec, 0);
+        }
+        reservations.make_way(&spec(1, &["kv@h:1"]));
+        reservations.make_way(&joining(4, 1, 4));
+        let left: Vec<_> =
+            [1, 2, 3, 9].into_iter().filter(|id| reservations.take(Incarnation(*id)).is_some()).collect();
+        assert_eq!(left, [2, 3, 9], "that of a later leader, of another cluster, and of a new one stay");
     }
 
     #[test]

@@ -217,9 +217,10 @@ impl Driver {
     }
 
     /// Forgets peers that are in the way of those to come and of which the leader who sends them knows that they do not
-    /// belong to the cluster.
+    /// belong to the cluster; also those that were prepared and never started.
     pub(super) fn make_way(&mut self, spec: &ClusterSpec) {
         let Some(introduction) = &spec.introduction else { return };
+        self.reservations.make_way(spec);
         let is_gone = |life: &Incarnation| {
             self.peers.get(life).is_some_and(|peer| {
                 let is_stranger = !introduction.peers.contains_key(life);

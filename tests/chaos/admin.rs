@@ -9,10 +9,6 @@ use zraft::types::{NodeAddr, PeerId, RoleName};
 
 /// How long anything may take before it is taken for broken; faults beside it may hold it up.
 pub const PATIENCE: Duration = Duration::from_secs(90);
-/// How long a name may be kept on a node for a peer that a leader had prepared there when it died: six minutes, and a little.
-const RESERVATION: Duration = Duration::from_secs(390);
-/// What is said of such a name.
-const RESERVED: &str = "is already present on this node";
 const STATUS_TIMEOUT: Duration = Duration::from_millis(1500);
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(8);
 const POLL: Duration = Duration::from_millis(100);
@@ -89,9 +85,8 @@ impl Admin {
     /// Makes the peers of a cluster those on exactly these nodes, whatever is in the way meanwhile.
     pub async fn set_members(&self, cluster: &str, new: &[usize]) -> Result<(), String> {
         let mut last = String::new();
-        let begin = tokio::time::Instant::now();
-        let patience = |last: &str| if last.contains(RESERVED) { RESERVATION } else { PATIENCE };
-        while begin.elapsed() < patience(&last) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < deadline {
             let old = self.members(cluster).await?;
             if is_same(&old, new) {
                 return Ok(());
