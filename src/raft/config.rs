@@ -8,6 +8,10 @@ pub struct ConfigValues {
     pub election_ticks: u32,
     /// A leader sends heartbeats every this many ticks.
     pub heartbeat_ticks: u32,
+    /// A cluster falls asleep when nothing was wanted of its leader for this many ticks, and all peers have all of the log; 0,
+    /// the default, means never. Who sets it must tell a peer that sleeps when its leader may be gone
+    /// ([`Raft::suspect_leader`](crate::raft::Raft::suspect_leader)). With leases, nobody sleeps.
+    pub quiesce_ticks: u32,
     /// The most bytes of entries in one append. A single larger entry still travels, alone.
     pub max_append_bytes: usize,
     /// The most appends on their way to one follower.
@@ -37,6 +41,7 @@ impl Default for ConfigValues {
         Self {
             election_ticks: 10,
             heartbeat_ticks: 2,
+            quiesce_ticks: 0,
             max_append_bytes: 256 << 10,
             max_inflight_messages: 64,
             max_inflight_bytes: 4 << 20,

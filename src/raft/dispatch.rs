@@ -23,11 +23,16 @@ impl Raft {
             Message::PreVoteReply { granted } => self.on_pre_vote_reply(from, term, granted),
             Message::Vote { last, .. } => self.on_vote(from, last),
             Message::VoteReply { granted } => self.on_vote_reply(from, granted),
-            Message::Append { .. } | Message::Heartbeat { .. } | Message::TimeoutNow | Message::Snapshot { .. } => {
+            Message::Append { .. }
+            | Message::Heartbeat { .. }
+            | Message::Quiesce { .. }
+            | Message::TimeoutNow
+            | Message::Snapshot { .. } => {
                 self.step_from_leader(from, term, message);
             }
             Message::AppendReply(reply) => self.on_append_reply(from, reply),
             Message::HeartbeatReply { round } => self.on_heartbeat_reply(from, round),
+            Message::QuiesceReply { round } => self.on_quiesce_reply(from, round),
             Message::ReadIndex { id } => self.on_read_index(from, id),
             Message::ReadIndexReply { id, index } => self.on_read_index_reply(from, id, index),
         }
@@ -43,6 +48,7 @@ impl Raft {
         match message {
             Message::Append { prev, entries, commit } => self.on_append(from, prev, entries, commit),
             Message::Heartbeat { commit, round } => self.on_heartbeat(from, commit, round),
+            Message::Quiesce { last, round } => self.on_quiesce(from, last, round),
             Message::TimeoutNow => self.on_timeout_now(),
             Message::Snapshot { meta } => self.on_snapshot(from, meta),
             _ => {}
@@ -73,7 +79,7 @@ impl Raft {
         match message {
             Message::PreVote { .. } => self.send(from, Message::PreVoteReply { granted: false }),
             Message::Vote { .. } => self.send(from, Message::VoteReply { granted: false }),
-            Message::Append { .. } | Message::Heartbeat { .. } | Message::Snapshot { .. } => {
+            Message::Append { .. } | Message::Heartbeat { .. } | Message::Quiesce { .. } | Message::Snapshot { .. } => {
                 self.send(from, Message::HeartbeatReply { round: 0 });
             }
             _ => {}

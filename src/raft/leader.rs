@@ -4,6 +4,7 @@
 use crate::raft::inflights::Inflights;
 use crate::raft::lease::Lease;
 use crate::raft::progress::Progress;
+use crate::raft::quiesce::Rest;
 use crate::raft::quorum::{self, Tally};
 use crate::raft::read_index::ReadRounds;
 use crate::raft::role::{Leader, Role};
@@ -26,6 +27,7 @@ impl Raft {
             heartbeat_ticks: 0,
             quorum_ticks: 0,
             transfer: None,
+            rest: Rest::default(),
             flush: true,
         }));
         self.append_own(Payload::Noop);
@@ -33,6 +35,7 @@ impl Raft {
 
     /// Appends an entry of the leader's own. Time in the log never goes back, whatever leaders' clocks say.
     pub(super) fn append_own(&mut self, payload: Payload) {
+        self.stir();
         let time_ms = self.clock_ms.max(self.log.last_time_ms());
         self.log.append(Entry { term: self.term(), index: self.log.last().next(), time_ms, payload });
     }
@@ -50,7 +53,10 @@ impl Raft {
         if leader.quorum_ticks >= self.config.election_ticks && !self.check_quorum() {
             return self.follow(self.term(), None);
         }
-        if beat {
+        let is_idle = self.tick_rest();
+        if beat && is_idle {
+            self.broadcast_quiesce();
+        } else if beat {
             self.broadcast_heartbeat();
         }
         self.tick_transfer();

@@ -272,6 +272,11 @@ impl Log {
         if self.has_write() { Some(self.next_token) } else { handed_out }
     }
 
+    /// Keeps no durable entry in memory.
+    pub(super) fn forget_cached(&mut self) {
+        self.cache.shrink(0, self.stable);
+    }
+
     /// Whether the store has a write that it has not reported durable.
     pub(super) fn is_writing(&self) -> bool {
         !self.writes.is_empty()

@@ -86,6 +86,18 @@ pub enum Message {
         /// The snapshot.
         meta: SnapshotMeta,
     },
+    /// A heartbeat of a leader that has nothing to do: fall asleep, if your log ends as mine does.
+    Quiesce {
+        /// The last entry of the leader's log. It is committed, and the receiver is known to hold it.
+        last: LogPosition,
+        /// As in [`Heartbeat`](Self::Heartbeat).
+        round: u64,
+    },
+    /// The answer of one that has fallen asleep. Who does not answers as to a heartbeat.
+    QuiesceReply {
+        /// The round that is answered.
+        round: u64,
+    },
 }
 
 impl Message {

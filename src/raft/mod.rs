@@ -19,7 +19,7 @@
 //! | 10.2 writing in parallel, pipelining, batching | `log`, `cache`, `progress`, `inflights`, [`Raft::ready`] |
 //!
 //! What the thesis does not have: `verdict`, for entries that a machine cannot simply apply, `upgrade`, for those that need
-//! another backend, and `quarantine`, for a peer whose machine is wrong.
+//! another backend, `quarantine`, for a peer whose machine is wrong, and `quiesce`, for clusters that nobody uses.
 //!
 //! `node` is the public face; `config` has what can be tuned, `status` what can be seen.
 //!
@@ -46,6 +46,7 @@ mod nonsense;
 mod outbox;
 mod progress;
 mod quarantine;
+mod quiesce;
 mod quorum;
 mod read_index;
 mod ready;

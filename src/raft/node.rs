@@ -119,6 +119,9 @@ impl Raft {
     /// in entries.
     pub fn tick(&mut self, now_ms: u64) {
         self.clock_ms = now_ms;
+        if self.is_asleep() {
+            return;
+        }
         self.leader_silent_ticks = self.leader_silent_ticks.saturating_add(1);
         self.disk_silent_ticks = if self.log.is_writing() { self.disk_silent_ticks.saturating_add(1) } else { 0 };
         match &self.role {
@@ -143,6 +146,7 @@ impl Raft {
             tracing::debug!(me = %self.id, from = %envelope.from, "an answer from a stranger");
             return;
         }
+        self.wake_by(&envelope);
         self.step_checked(envelope);
     }
 
@@ -152,7 +156,8 @@ impl Raft {
         let is_member = || self.log.configuration().contains(envelope.from);
         match &envelope.message {
             Message::PreVoteReply { .. } | Message::VoteReply { .. } | Message::ReadIndex { .. } => is_member(),
-            Message::AppendReply(_) | Message::HeartbeatReply { .. } => match &self.role {
+            Message::AppendReply(_) | Message::HeartbeatReply { .. } | Message::QuiesceReply { .. } => match &self.role
+            {
                 Role::Leader(leader) => leader.progress.contains_key(&envelope.from),
                 _ => is_member(),
             },
@@ -339,6 +344,17 @@ impl Raft {
     #[must_use]
     pub fn address(&self, peer: Incarnation) -> Option<&PeerId> {
         self.log.address(peer)
+    }
+
+    /// The last entry in the log.
+    #[must_use]
+    pub fn last_index(&self) -> Index {
+        self.log.last()
+    }
+
+    /// Lets the memory go in which durable entries are kept for those who may want them.
+    pub fn forget_cached(&mut self) {
+        self.log.forget_cached();
     }
 
     /// Where the configuration in effect stands in the log: once that is committed, the configuration stays.

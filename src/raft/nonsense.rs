@@ -38,7 +38,9 @@ pub(super) fn check(envelope: &Envelope) -> Result<(), Nonsense> {
     let fits = |value: u64| if value <= MAX_COUNTER { Ok(()) } else { Err(Nonsense::TooLarge) };
     fits(term.0)?;
     match &envelope.message {
-        Message::PreVote { last } | Message::Vote { last, .. } => check_position(*last, term),
+        Message::PreVote { last } | Message::Vote { last, .. } | Message::Quiesce { last, .. } => {
+            check_position(*last, term)
+        }
         Message::Append { prev, entries, commit } => {
             fits(commit.0)?;
             check_position(*prev, term)?;
@@ -47,7 +49,7 @@ pub(super) fn check(envelope: &Envelope) -> Result<(), Nonsense> {
         Message::Snapshot { meta } => check_snapshot(meta, term),
         Message::Heartbeat { commit: index, .. } | Message::ReadIndexReply { index, .. } => fits(index.0),
         // Answers are compared with what was sent.
-        Message::AppendReply(_) | Message::HeartbeatReply { .. } => Ok(()),
+        Message::AppendReply(_) | Message::HeartbeatReply { .. } | Message::QuiesceReply { .. } => Ok(()),
         Message::PreVoteReply { .. } | Message::VoteReply { .. } | Message::ReadIndex { .. } | Message::TimeoutNow => {
             Ok(())
         }

@@ -35,6 +35,11 @@ impl ReadRounds {
         self.waiting.len() >= MAX_WAITING_READS
     }
 
+    /// Whether reads wait.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Lets a read wait for the next round.
     pub(super) fn add(&mut self, asker: Option<Incarnation>, id: ReadId, index: Index) {
         self.waiting.push_back(WaitingRead { asker, id, index, round: self.started + 1 });
@@ -74,6 +79,10 @@ pub(super) struct ForwardedReads {
 }
 
 impl ForwardedReads {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waited.is_empty()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.waited.len() >= MAX_WAITING_READS
     }
@@ -103,6 +112,7 @@ impl ForwardedReads {
 impl Raft {
     /// A read at the leader, its own or a follower's.
     pub(super) fn read_at_leader(&mut self, asker: Option<Incarnation>, id: ReadId) -> Result<(), ReadError> {
+        self.stir();
         let Role::Leader(leader) = &mut self.role else { return Err(ReadError::NoLeader) };
         if leader.reads.is_full() {
             return Err(ReadError::TooManyReads);
@@ -164,6 +174,7 @@ impl Raft {
 
     /// Asks the leader on behalf of a read here.
     pub(super) fn forward_read(&mut self, id: ReadId) -> Result<(), ReadError> {
+        self.stir();
         let Role::Follower(follower) = &mut self.role else { return Err(ReadError::NoLeader) };
         let leader = follower.leader.ok_or(ReadError::NoLeader)?;
         if follower.reads.is_full() {

@@ -7,6 +7,7 @@ use rand::Rng;
 use crate::raft::inflights::Inflights;
 use crate::raft::lease::Lease;
 use crate::raft::progress::Progress;
+use crate::raft::quiesce::Rest;
 use crate::raft::read_index::{ForwardedReads, ReadRounds};
 use crate::raft::transfer::Transfer;
 use crate::raft::{Raft, ReadId, RoleName};
@@ -30,6 +31,8 @@ pub(super) struct Follower {
     pub(super) silent_ticks: u32,
     /// The silence after which to ask for an election.
     pub(super) timeout_ticks: u32,
+    /// Counts no time: see `quiesce`.
+    pub(super) is_asleep: bool,
     /// Reads that the leader was asked for.
     pub(super) reads: ForwardedReads,
 }
@@ -73,6 +76,7 @@ pub(super) struct Leader {
     pub(super) heartbeat_ticks: u32,
     pub(super) quorum_ticks: u32,
     pub(super) transfer: Option<Transfer>,
+    pub(super) rest: Rest,
     /// Something has happened that may let appends, heartbeats or answers leave.
     pub(super) flush: bool,
 }

@@ -31,6 +31,8 @@ pub struct Status {
     pub snapshot: LogPosition,
     /// The followers as a leader sees them; empty on others.
     pub followers: Vec<FollowerStatus>,
+    /// Whether it sleeps: see [`Raft::is_asleep`].
+    pub is_asleep: bool,
     /// How many messages have come that no correct peer sends. Anything but 0 calls for a look at the log.
     pub refused: u64,
 }
@@ -77,6 +79,7 @@ impl Status {
             stable: raft.log.stable(),
             snapshot: raft.log.snapshot().map_or(LogPosition::ZERO, |meta| meta.position),
             followers: followers(&raft.role),
+            is_asleep: raft.is_asleep(),
             refused: raft.refused(),
         }
     }

@@ -40,6 +40,7 @@ impl Raft {
     /// [`TransferError`].
     pub fn transfer(&mut self, to: Incarnation) -> Result<(), TransferError> {
         let unknown = self.leader();
+        self.stir();
         let Role::Leader(leader) = &mut self.role else { return Err(TransferError::NotLeader { leader: unknown }) };
         leader.flush = true;
         if to == self.id {

@@ -65,7 +65,7 @@ impl Liar {
     fn message(&mut self) -> Message {
         let (position, index, id) = (self.position(), Index(self.number()), ReadId(self.number()));
         let granted = self.0.random();
-        match self.0.random_range(0..15) {
+        match self.0.random_range(0..17) {
             0 => Message::PreVote { last: position },
             1 => Message::PreVoteReply { granted },
             2 => Message::Vote { last: position, appointed: granted },
@@ -78,6 +78,8 @@ impl Liar {
             10 => Message::ReadIndex { id },
             11 => Message::ReadIndexReply { id, index },
             12 => Message::TimeoutNow,
+            14 => Message::Quiesce { last: position, round: self.number() },
+            15 => Message::QuiesceReply { round: self.number() },
             13 => Message::Snapshot { meta: SnapshotMeta { position, time_ms: 9, configuration: configuration(2) } },
             _ => Message::Snapshot {
                 meta: SnapshotMeta { position, time_ms: 9, configuration: Configuration::default() },

@@ -15,6 +15,7 @@
 //! | `persist ID [COUNT]` | makes the oldest writes durable; without COUNT all |
 //! | `deliver`, `drop`, `repeat [from=ID] [to=ID] [nth=N]` | what happens to messages that are on their way now, or to one |
 //! | `deliver ... report=lost`, `report=failed` | and what the sender of a snapshot hears of it, when not that it arrived |
+//! | `suspect ID` | the peer is told that its leader may be gone |
 //! | `settle` | persists and delivers everything until nothing is left |
 //! | `stall ID`, `unstall ID` | `settle` leaves this peer's disk alone |
 //! | `cut ID...`, `heal` | drops what crosses between these peers and the others |
@@ -136,6 +137,11 @@ impl Runner for Script {
             "heal" => self.cut.clear(),
             "crash" => drop(self.down.insert(peer_id(&mut args)?)),
             "restart" => self.restart(peer_id(&mut args)?)?,
+            "suspect" => {
+                let id = peer_id(&mut args)?;
+                self.peer(id)?.raft.suspect_leader();
+                self.pump(id)?;
+            }
             "snapshot" => {
                 let id = peer_id(&mut args)?;
                 let keep = number(&mut args)?.unwrap_or(0);
@@ -176,6 +182,7 @@ impl Script {
                 "max_inflight_messages" => self.values.max_inflight_messages = value,
                 "max_inflight_bytes" => self.values.max_inflight_bytes = value,
                 "max_uncommitted_bytes" => self.values.max_uncommitted_bytes = value,
+                "quiesce_ticks" => self.values.quiesce_ticks = u32::try_from(value)?,
                 "lease_ticks" => self.values.lease_ticks = u32::try_from(value)?,
                 "max_promotion_lag" => self.values.max_promotion_lag = value as u64,
                 "cached_log_bytes" => self.values.cached_log_bytes = value,
@@ -371,8 +378,15 @@ impl Script {
             let status = peer.raft.status();
             writeln!(
                 self.output,
-                "{id}: {:?} in term {}, log {}..{} stable {} commit {} applied {}",
-                status.role, status.term, status.first, status.last, status.stable, status.commit, status.applied
+                "{id}: {:?} in term {}, log {}..{} stable {} commit {} applied {}{}",
+                status.role,
+                status.term,
+                status.first,
+                status.last,
+                status.stable,
+                status.commit,
+                status.applied,
+                if status.is_asleep { ", asleep" } else { "" }
             )?;
             for follower in &status.followers {
                 let state = match follower.state {

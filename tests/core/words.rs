@@ -57,6 +57,8 @@ pub fn said(envelope: &Envelope) -> String {
         Message::AppendReply(AppendReply::Rejected { prev, hint }) => format!("Rejected {prev} hint {hint}"),
         Message::Heartbeat { commit, round } => format!("Heartbeat commit {commit} round {round}"),
         Message::HeartbeatReply { round } => format!("HeartbeatReply round {round}"),
+        Message::Quiesce { last, round } => format!("Quiesce last {last} round {round}"),
+        Message::QuiesceReply { round } => format!("QuiesceReply round {round}"),
         Message::ReadIndex { .. } => "ReadIndex".to_owned(),
         Message::ReadIndexReply { index, .. } => format!("ReadIndexReply {index}"),
         Message::Snapshot { meta } => format!("Snapshot {}", meta.position),

@@ -220,7 +220,9 @@ fn known(envelope: Envelope) -> Known {
         Message::Vote { appointed: false, .. } => Kind::Vote,
         Message::VoteReply { .. } | Message::HeartbeatReply { .. } | Message::AppendReply(_) => Kind::Answer,
         Message::ReadIndexReply { .. } => Kind::Answer,
+        Message::QuiesceReply { .. } => Kind::Answer,
         Message::Vote { .. } | Message::Append { .. } | Message::Heartbeat { .. } => Kind::Request,
+        Message::Quiesce { .. } => Kind::Request,
         Message::TimeoutNow | Message::ReadIndex { .. } | Message::Snapshot { .. } => Kind::Request,
     };
     let is_rejection = matches!(envelope.message, Message::AppendReply(AppendReply::Rejected { .. }));

@@ -20,7 +20,7 @@ const MAX_PEERS: u64 = 9;
 const MAX_VOTERS: usize = 5;
 
 /// What every long enough run has to see.
-pub const MUST_OCCUR: [&str; 30] = [
+pub const MUST_OCCUR: [&str; 34] = [
     "compaction",
     "configuration rolled back",
     "crash",
@@ -49,8 +49,12 @@ pub const MUST_OCCUR: [&str; 30] = [
     "snapshot installed",
     "stalled disk",
     "stepped down with a stalled disk",
+    "tick of a leader that sleeps",
     "transfer",
     "transfer succeeded",
+    "woken by mistake",
+    "woken: the leader may be gone",
+    "woken: the quorum may be gone",
 ];
 
 /// How often what happened.

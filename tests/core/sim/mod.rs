@@ -13,6 +13,7 @@
 //! that seed tells its whole story.
 
 pub mod faults;
+mod neighbours;
 mod promises;
 #[cfg(feature = "store")]
 mod store;

@@ -359,7 +359,9 @@ impl Promises {
         let seen = self.seen(peer.id);
         seen.transfer_ticks = if is_transferring { seen.transfer_ticks + 1 } else { 0 };
         assert!(seen.transfer_ticks <= values.election_ticks, "a transfer blocks proposals");
-        seen.disk_silent_ticks = if peer.writes.is_empty() { 0 } else { seen.disk_silent_ticks + 1 };
+        // Who sleeps has nothing to commit, and begins to count when it wakes.
+        let is_disk_asked = !peer.writes.is_empty() && !peer.raft.is_asleep();
+        seen.disk_silent_ticks = if is_disk_asked { seen.disk_silent_ticks + 1 } else { 0 };
         if led_before && !peer.raft.is_leader() && seen.disk_silent_ticks >= values.election_ticks {
             counts.count("stepped down with a stalled disk");
         }

@@ -13,6 +13,7 @@ use zraft::types::{Incarnation, LogPosition};
 
 use crate::peer::{Machine, Peer, configuration};
 use crate::sim::faults::Counts;
+use crate::sim::neighbours::Neighbours;
 use crate::sim::promises::Promises;
 use crate::words::said;
 
@@ -56,10 +57,12 @@ pub struct Host {
     pub tick_rate: f64,
     /// By how much its wall clock is ahead.
     pub clock_offset_ms: u64,
+    /// Another for each start of the process.
+    pub life: u64,
 }
 
 impl Host {
-    pub fn new(peer: Peer, store: Option<Box<dyn HostStore>>) -> Self {
+    pub fn new(peer: Peer, store: Option<Box<dyn HostStore>>, life: u64) -> Self {
         Self {
             peer,
             store,
@@ -69,6 +72,7 @@ impl Host {
             slow_until: 0,
             tick_rate: 1.0,
             clock_offset_ms: 0,
+            life,
         }
     }
 }
@@ -127,7 +131,7 @@ impl Host {
 
     /// What a store gives back is what there was after the crash, and so is the snapshot.
     pub fn restart(&mut self, values: &ConfigValues, life: u64) {
-        self.is_down = false;
+        (self.is_down, self.life) = (false, life);
         self.peer.restart(values, life);
         if let Some(store) = &mut self.store {
             let (restored, entries) = store.restart();
@@ -176,6 +180,9 @@ pub struct Sim {
     pub counts: Counts,
     pub promises: Promises,
     pub trace: Trace,
+    pub neighbours: Neighbours,
+    /// Until when clients want nothing.
+    idle_until: u64,
     proposals: u64,
     lives: u64,
     has_stores: bool,
@@ -194,12 +201,13 @@ impl Sim {
             max_uncommitted_bytes: 2000,
             max_apply_bytes: 200,
             cached_log_bytes: 200,
+            quiesce_ticks: if rng.random() { rng.random_range(2..20) } else { 0 },
             lease_ticks: if rng.random_bool(0.15) { 6 } else { 0 },
             max_promotion_lag: 5,
         };
         let mut sim = Self {
             loss: if rng.random() { 0.0 } else { rng.random_range(0.0..0.3) },
-            wildness: rng.random_range(0.1..1.0),
+            wildness: rng.random_range(0.1..1.0) * if values.quiesce_ticks > 0 { 0.5 } else { 1.0 },
             rng,
             values,
             hosts: BTreeMap::new(),
@@ -212,6 +220,8 @@ impl Sim {
             counts: Counts::default(),
             promises: Promises::new(Write::bootstrap(configuration(count), 0)),
             trace: Trace { digest: seed, tell },
+            neighbours: Neighbours::default(),
+            idle_until: 0,
             proposals: 0,
             lives: seed << 20,
             has_stores: seed.is_multiple_of(SEEDS_PER_STORE),
@@ -228,7 +238,7 @@ impl Sim {
         let mut disk = MemStorage::default();
         disk.write(&first).expect("the first write fits");
         let store = if self.has_stores { new_store(id, first, life) } else { None };
-        self.hosts.insert(id, Host::new(Peer::start(id, &self.values, disk, life), store));
+        self.hosts.insert(id, Host::new(Peer::start(id, &self.values, disk, life), store, life));
     }
 
     pub fn next_life(&mut self) -> u64 {
@@ -253,6 +263,9 @@ impl Sim {
         self.now += 1;
         if !self.is_calm {
             self.inject_faults();
+            if self.values.quiesce_ticks > 0 && self.rng.random_bool(0.02) {
+                self.idle_until = self.now + self.rng.random_range(0..300);
+            }
         }
         self.deliver();
         let ids: Vec<_> = self.hosts.keys().copied().collect();
@@ -266,7 +279,8 @@ impl Sim {
 
     fn run_peer(&mut self, id: Incarnation) {
         self.tick(id);
-        if !self.is_quiet {
+        self.watch_neighbours(id);
+        if !self.is_quiet && self.idle_until <= self.now {
             self.act_as_client(id);
         }
         self.settle(id);
@@ -280,10 +294,20 @@ impl Sim {
         for _ in 0..ticks {
             let clock_ms = self.clock_ms(id);
             let raft = &mut self.host(id).peer.raft;
-            let led_before = raft.is_leader();
+            let (led_before, slept_before) = (raft.is_leader(), raft.is_asleep());
             raft.tick(clock_ms);
             self.settle(id);
+            self.count_sleep(id, slept_before);
             self.promises.check_tick(&self.hosts[&id].peer, &self.values, led_before, &mut self.counts);
+        }
+    }
+
+    /// Time alone wakes nobody, and makes only leaders of one fall asleep.
+    fn count_sleep(&mut self, id: Incarnation, slept_before: bool) {
+        let raft = &self.hosts[&id].peer.raft;
+        assert!(!slept_before || raft.is_asleep(), "time has woken {id}");
+        if slept_before && raft.is_leader() {
+            self.counts.count("tick of a leader that sleeps");
         }
     }
 
@@ -439,7 +463,7 @@ impl Sim {
             return self.counts.count("lost message");
         }
         self.count_order(sent, from, to);
-        if self.rng.random_bool(0.02) && !self.is_quiet {
+        if self.rng.random_bool(0.02) && !self.is_quiet && self.idle_until <= self.now {
             self.read(to);
         }
         let clock_ms = self.clock_ms(to);
@@ -471,6 +495,8 @@ fn message_words(envelope: &Envelope, lost: bool) -> [u64; 4] {
         Message::ReadIndex { id } => (10, id.0, 0),
         Message::ReadIndexReply { id, index } => (11, id.0, index.0),
         Message::Snapshot { meta } => (12, meta.position.term.0, meta.position.index.0),
+        Message::Quiesce { last, round } => (13 + 100 * round, last.term.0, last.index.0),
+        Message::QuiesceReply { round } => (14, *round, 0),
     };
     [kind, a, b, u64::from(lost)]
 }
