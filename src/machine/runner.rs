@@ -122,8 +122,10 @@ impl Target {
 
 /// One peer's machine, and what is needed to make it again.
 pub struct Runner {
-    /// None while it is dead.
+    /// None while it is dead, or rests.
     machine: Option<Box<Machine>>,
+    /// It was dropped to save its memory.
+    is_resting: bool,
     /// How far the machine came.
     target: Target,
 }
@@ -133,10 +135,10 @@ impl Runner {
     #[must_use]
     pub fn new(machine: Machine) -> Self {
         let at = (machine.applied().index, machine.chain());
-        Self { machine: Some(Box::new(machine)), target: Target { at, rulings: Vec::new() } }
+        Self { machine: Some(Box::new(machine)), is_resting: false, target: Target { at, rulings: Vec::new() } }
     }
 
-    /// The machine. None if it died and waits for the snapshot that its log has given way to.
+    /// The machine. None if it rests, or died and waits for the snapshot that its log has given way to.
     #[must_use]
     pub fn machine(&self) -> Option<&Machine> {
         self.machine.as_deref()
@@ -170,7 +172,7 @@ impl Runner {
     /// # Errors
     /// [`RunError`]: there is no such machine.
     pub fn another<P: Past>(&self, past: &mut P) -> Result<Self, RunError<P::Error>> {
-        Ok(Self { machine: self.target.reach(past)?.map(Box::new), target: self.target.clone() })
+        Ok(Self { machine: self.target.reach(past)?.map(Box::new), is_resting: false, target: self.target.clone() })
     }
 
     /// A snapshot at this entry is there to begin from: what was ruled about those before is not needed again.
@@ -254,10 +256,29 @@ impl Runner {
     /// [`RunError`]: there is no machine any more.
     pub fn rewind<P: Past>(&mut self, (to, chain): (Index, HashChain), past: &mut P) -> Result<(), RunError<P::Error>> {
         // The old machine goes first: two states at once may not fit.
-        self.machine = None;
+        (self.machine, self.is_resting) = (None, false);
         self.target.at = (to, chain);
         self.machine = self.target.reach(past)?.map(Box::new);
         Ok(())
+    }
+
+    /// Drops the machine, which nobody needs for the time being. It must be woken before it is given anything.
+    pub fn rest(&mut self) {
+        self.is_resting |= self.machine.take().is_some();
+    }
+
+    /// Whether the machine was dropped by [`Self::rest`].
+    #[must_use]
+    pub fn is_resting(&self) -> bool {
+        self.is_resting
+    }
+
+    /// Makes a machine that rests again as it was.
+    ///
+    /// # Errors
+    /// [`RunError`]: there is no machine any more.
+    pub fn wake<P: Past>(&mut self, past: &mut P) -> Result<(), RunError<P::Error>> {
+        if self.is_resting { self.rewind_here(past) } else { Ok(()) }
     }
 
     /// Makes the machine again as it is, after it died of something else than an entry or a query.

@@ -152,6 +152,11 @@ impl Judge {
         self.on_trial.is_none() && self.ahead.is_none()
     }
 
+    /// Whether this leader has nothing to decide.
+    pub(super) fn has_no_trouble(&self) -> bool {
+        self.trouble.is_none()
+    }
+
     pub(super) fn take_stop(&mut self) -> Option<String> {
         self.stop.take()
     }

@@ -351,6 +351,11 @@ impl Links {
         open.link
     }
 
+    /// Whether there is neither a session nor a stream for one.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.links.is_empty()
+    }
+
     /// How many sessions there are.
     pub(super) fn len(&self) -> usize {
         self.open.len()

@@ -11,6 +11,7 @@
 //! - the leader decides how far machines may go, and what becomes of entries that a backend dies of (`judge`).
 //! - replicas compare their hash chains, and one that has parted from the majority is replaced (`quarantine`).
 //! - an entry that moves the machine to another backend waits until this node has that (`upgrades`).
+//! - a cluster that nobody uses falls asleep (`idle`).
 //! - sessions are served on streams, called links here, by the leader alone (`links`): commands, queries, pings, and triggers
 //!   on what a query has read (`triggers`). On a link, replies and triggers come in the order of the log.
 
@@ -18,6 +19,7 @@ mod chains;
 mod confirm;
 mod feature_levels;
 mod feed;
+mod idle;
 mod judge;
 mod links;
 mod quarantine;
@@ -169,6 +171,7 @@ impl Replica {
         }
         self.tick_sessions(stalled_ms);
         self.raise_level(now);
+        self.stay_awake();
     }
 
     /// A message from another peer. A [`raft::Message::Snapshot`] comes once its file is durable here.
@@ -185,6 +188,8 @@ impl Replica {
     /// next [`Replica::effects`].
     pub fn write(&mut self, ticket: Ticket, data: Bytes, deadline_ms: u64) {
         if !self.raft.is_leader() {
+            // Who is sent elsewhere may have come from there.
+            self.stir();
             let leader = self.leader();
             self.refuse(ticket, RequestError::NotLeader { leader });
         } else if self.writes.has_room_for(&data) {

@@ -23,6 +23,7 @@ impl Replica {
         self.clock.now_ms = now.monotonic_ms;
         let leader = self.leader();
         if !self.raft.is_leader() {
+            self.stir();
             return self.links.refuse(link, RequestError::NotLeader { leader });
         }
         self.lead_sessions(leader);

@@ -15,6 +15,8 @@ pub(super) struct Snapshots {
     pub(super) at: Index,
     /// Set if somebody needs a later one than this, soon.
     pub(super) wanted_after: Option<Index>,
+    /// Set if one is wanted so that the machine can be made again soon.
+    is_wanted_for_rest: bool,
     /// What the latest durable one takes. None while the machine is being restored from one.
     size_bytes: Option<u64>,
     /// How much log there was before that, as [`Feed::log_bytes`](super::feed::Feed::log_bytes) counts.
@@ -58,6 +60,10 @@ impl Snapshots {
     /// are catching up. One that needs more gets another snapshot.
     pub(super) const MAX_HELD_LOG_BYTES: u64 = 1 << 30;
 
+    /// So much log takes no longer to apply than a snapshot takes to be restored.
+    pub(super) const NEAR_ENTRIES: u64 = 100;
+    pub(super) const NEAR_BYTES: u64 = 64 << 10;
+
     /// How often the wait for the next attempt doubles at most.
     pub(super) const MAX_DOUBLINGS: u32 = 6;
 
@@ -66,6 +72,7 @@ impl Snapshots {
         Self {
             at: latest.map_or(Index::ZERO, |meta| meta.position.index),
             wanted_after: None,
+            is_wanted_for_rest: false,
             size_bytes: latest.is_none().then_some(0),
             log_bytes: 0,
             begun_bytes: 0,
@@ -107,11 +114,36 @@ impl Snapshots {
         if self.wanted_after.is_some_and(|after| at > after && since_last > 0) {
             return Some(Due::Wanted);
         }
+        if self.is_wanted_for_rest && since_last > 0 {
+            return Some(Due::Log);
+        }
         let doublings = self.failures.saturating_sub(1).min(Self::MAX_DOUBLINGS);
         let is_many = since_last >= settings.max_log_count.saturating_mul(1 << doublings);
         // A machine that was rewound may be before the one that was begun last.
         let is_much = log_bytes.saturating_sub(self.begun_bytes) >= Self::FEW_ENTRIES_BYTES << doublings;
         ((is_many || is_much) && self.has_log_for_another(log_bytes, settings)).then_some(Due::Log)
+    }
+
+    /// Whether somebody waits for one.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted_after.is_some()
+    }
+
+    /// Whether one is being written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// Whether the state after entry `at`, with so much log before it, is soon made again from the latest.
+    pub(super) fn is_near(&self, at: Index, log_bytes: u64) -> bool {
+        let is_there = self.failures == 0 && self.size_bytes.is_some();
+        let entries = at.0.saturating_sub(self.at.0);
+        is_there && entries <= Self::NEAR_ENTRIES && log_bytes.saturating_sub(self.log_bytes) <= Self::NEAR_BYTES
+    }
+
+    /// One is wanted, though no log demands it. Where the last could not be made, no other is tried for that.
+    pub(super) fn want(&mut self) {
+        self.is_wanted_for_rest = self.failures == 0;
     }
 
     fn has_log_for_another(&self, log_bytes: u64, settings: &Settings) -> bool {
@@ -122,7 +154,7 @@ impl Snapshots {
 
     /// One of the state after entry `at` is being written.
     pub(super) fn begin(&mut self, at: Index, log_bytes: u64) {
-        (self.at, self.begun_bytes) = (at, log_bytes);
+        (self.at, self.begun_bytes, self.is_wanted_for_rest) = (at, log_bytes, false);
         self.writing = Some(Writing { log_bytes, is_void: false });
     }
 

@@ -71,6 +71,11 @@ impl Writes {
         Self { new: Vec::new(), new_bytes: 0, max_new_bytes, proposed: BTreeMap::new() }
     }
 
+    /// Whether no write waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.new.is_empty() && self.proposed.is_empty()
+    }
+
     /// Whether another write may wait.
     pub(super) fn has_room_for(&self, data: &Bytes) -> bool {
         let fits = self.new.is_empty() || self.new_bytes + entry_bytes(data) <= self.max_new_bytes;

@@ -33,7 +33,8 @@ impl Sim {
         {
             self.restart(id);
         }
-        if self.strikes(0.01) {
+        // Who sleeps is to be cut off as well.
+        if self.strikes(if self.is_quiet() { 0.04 } else { 0.01 }) {
             self.part();
         }
         if self.rng.random_bool(0.01) {

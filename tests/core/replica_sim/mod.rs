@@ -18,6 +18,7 @@ mod idle;
 mod membership;
 mod node;
 mod promises;
+mod rest;
 mod session_events;
 mod sessions;
 mod streams;
@@ -44,6 +45,7 @@ use clients::{Asked, Waiting};
 use history::History;
 use node::{Done, File, Node, Plan};
 use promises::SessionPromises;
+use rest::Quiet;
 use sessions::SessionClient;
 use streams::Stream;
 use wanted::WANTED;
@@ -110,6 +112,7 @@ struct Sim {
     /// The node that has gone wrong, and the loss of messages before.
     wrong: Option<(Incarnation, f64)>,
     quiet_until: u64,
+    quiet: Quiet,
     in_quarantine: BTreeSet<Incarnation>,
     /// The latest entry that is known to have set the access list.
     access_set_at: Index,
@@ -157,6 +160,7 @@ impl Sim {
             is_healed: false,
             wrong: None,
             quiet_until: 0,
+            quiet: Quiet::default(),
             in_quarantine: BTreeSet::new(),
             access_set_at: Index::ZERO,
             version: 0,
@@ -168,7 +172,10 @@ impl Sim {
             let components = BTreeSet::from([sim.plan.genesis.component]);
             sim.start(id, disk, BTreeMap::new(), components);
         }
-        sim.sessions = (0..SESSION_CLIENTS).map(|client| sim.new_session_client(client)).collect();
+        // A cluster with sessions does not fall asleep.
+        if sim.plan.config.values().quiesce_ticks == 0 || sim.rng.random_bool(0.3) {
+            sim.sessions = (0..SESSION_CLIENTS).map(|client| sim.new_session_client(client)).collect();
+        }
         sim
     }
 
@@ -210,7 +217,9 @@ impl Sim {
         self.now += 1;
         if is_faulty {
             self.inject_faults();
-            (0..CLIENTS).for_each(|client| self.run_client(client));
+            if !self.are_clients_quiet() {
+                (0..CLIENTS).for_each(|client| self.run_client(client));
+            }
         } else if self.is_something_wrong() {
             self.restart_all();
         }
@@ -249,10 +258,12 @@ impl Sim {
         let is_over = |until: Option<&u64>| until.is_none_or(|until| *until <= self.now);
         let disk_works = is_over(self.stalled_disks.get(&id));
         let machine_works = is_over(self.slow_machines.get(&id));
-        if self.rng.random_bool(0.9) {
+        self.watch_others(id);
+        if self.rng.random_bool(0.9) && !self.nodes[&id].replica.is_asleep() {
             self.replica(id).tick(clocks);
         }
         self.settle(id);
+        self.rest(id);
         self.bring_components(id);
         // In a healed network nobody stands still for so long by chance that it counts as a fault.
         let least = u32::from(self.is_healed);
@@ -325,6 +336,7 @@ impl Sim {
                     self.count("backend: died");
                 }
             }
+            Some(Done::Woken) => self.count("machine: woken"),
             Some(Done::Rewound) => self.count("backend: rewound"),
             Some(Done::Stopped) => {
                 self.count("wrong: found by itself");
@@ -501,6 +513,7 @@ fn plan(rng: &mut ChaCha8Rng) -> Plan {
     let values = ConfigValues {
         election_ticks: 10,
         heartbeat_ticks: 2,
+        quiesce_ticks: if rng.random() { rng.random_range(2..20) } else { 0 },
         max_append_bytes: 150,
         max_inflight_messages: 4,
         max_inflight_bytes: 400,

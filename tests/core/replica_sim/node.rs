@@ -72,6 +72,8 @@ pub enum Done {
     /// How many entries were applied, and whether the backend has died of the next.
     Applied(usize, bool),
     Rewound,
+    /// The machine rested, and is there again.
+    Woken,
     /// The machine is gone.
     Stopped,
     Answered(usize),
@@ -108,6 +110,8 @@ pub struct Node {
     snapshot_in_progress: bool,
     /// Where the last was asked for, and how many have failed since the last that did not.
     snapshot_attempt: (Index, u32),
+    /// Another for each start.
+    pub life: u64,
     /// Its clock began to count at another moment than others.
     pub clock_began_ms: u64,
     /// The replica has not seen what entries up to this have changed.
@@ -162,6 +166,7 @@ impl Node {
             reports: start.into_iter().collect(),
             snapshot_in_progress: false,
             snapshot_attempt: (Index::ZERO, 0),
+            life: seed,
             clock_began_ms,
             knows_changes_after: Index::ZERO,
             components,
@@ -254,6 +259,13 @@ impl Node {
 
     /// Lets the machine do its oldest job.
     pub fn work_one(&mut self, snapshots_fail: bool) -> Option<Done> {
+        if self.jobs.front().is_some_and(|job| !matches!(job, Job::Restore(_) | Job::Rewind(..)))
+            && self.runner.is_resting()
+        {
+            let (runner, mut past) = self.runner_and_past();
+            let woken = runner.wake(&mut past);
+            return Some(if self.survives(&woken) { Done::Woken } else { Done::Stopped });
+        }
         let (report, done) = match self.jobs.pop_front()? {
             Job::Restore(meta) => {
                 self.factory.is_cursed.store(false, Ordering::Relaxed);

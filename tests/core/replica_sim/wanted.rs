@@ -1,13 +1,14 @@
 //! What a run must have seen to count.
 
 /// All that must happen in a full run: faults, and what clients are told.
-pub const WANTED: [&str; 109] = [
+pub const WANTED: [&str; 115] = [
     "access: changed meanwhile",
     "access: set",
     "ask: access",
     "ask: read",
     "ask: upgrade",
     "ask: write",
+    "asleep",
     "backend: died",
     "backend: rewound",
     "crash",
@@ -17,6 +18,8 @@ pub const WANTED: [&str; 109] = [
     "lost message",
     "lost snapshot",
     "lost write",
+    "machine: rests",
+    "machine: woken",
     "membership: change",
     "membership: joint",
     "membership: learners",
@@ -98,6 +101,9 @@ pub const WANTED: [&str; 109] = [
     "verdict: keep",
     "verdict: skip",
     "verdict: skip by a majority",
+    "woken by mistake",
+    "woken: the leader may be gone",
+    "woken: the quorum may be gone",
     "write: answered",
     "write: denied",
     "write: not applied",

@@ -17,6 +17,10 @@ impl Sim {
     /// A follower's machine goes wrong with one of the next entries. Everything else is well, and so many others are there
     /// that they know better.
     pub(super) fn go_wrong(&mut self) {
+        // In the end there must be entries that show it: those of sessions.
+        if self.sessions.is_empty() {
+            return;
+        }
         let members = self.settled_members().filter(|members| members.len() > 2).unwrap_or_default();
         let is_follower = |id: &Incarnation| !self.nodes[id].replica.raft().is_leader();
         let Some(id) = members.into_iter().filter(is_follower).choose(&mut self.rng) else { return };
