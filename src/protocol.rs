@@ -363,6 +363,8 @@ pub struct NodeStatus {
     pub engine: String,
     /// Whether it refuses writes because its disk is full.
     pub is_disk_full: bool,
+    /// How many of the peers that were here when it was started have no machine yet.
+    pub starting: u64,
     /// Its peers, by name.
     pub peers: Vec<PeerStatus>,
 }
@@ -429,6 +431,10 @@ pub struct PeerStatus {
     pub triggers: u64,
     /// The sessions that are open.
     pub sessions: u64,
+    /// Whether it sleeps: nobody uses its cluster, and it sends nothing.
+    pub is_asleep: bool,
+    /// Whether its machine is in memory. One that nobody has needed for long is made again when it is.
+    pub has_machine: bool,
     /// The snapshot that it is being sent.
     pub receiving: Option<SnapshotProgress>,
     /// The snapshots that it sends, and to whom.

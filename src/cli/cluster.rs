@@ -159,6 +159,9 @@ fn as_text(status: &NodeStatus, now: SystemTime) -> String {
     if status.is_disk_full {
         text.push_str("\n  DISK FULL: writes are refused until there is room");
     }
+    if status.starting > 0 {
+        text.push_str(&format!("\n  STARTING: {} of its peers have no machine yet", status.starting));
+    }
     if status.peers.is_empty() {
         text.push_str("\n  no peers");
     }
@@ -187,6 +190,10 @@ fn peer_as_text(peer: &PeerStatus, now: SystemTime) -> String {
         peer.cluster,
         names(&peer.members),
     );
+    if peer.is_asleep {
+        let machine = if peer.has_machine { "" } else { ", and its machine is not in memory" };
+        text.push_str(&format!("\n    asleep: nobody uses the cluster{machine}"));
+    }
     for (what, peers) in [("joining", &peer.joining), ("leaving", &peer.leaving)] {
         if !peers.is_empty() {
             text.push_str(&format!("  {what}{}", names(peers)));
@@ -331,6 +338,8 @@ fn as_json(status: &NodeStatus) -> Value {
                 "snapshot_bytes": peer.snapshot_bytes,
                 "triggers": peer.triggers,
                 "sessions": peer.sessions,
+                "asleep": peer.is_asleep,
+                "has_machine": peer.has_machine,
                 "chain": peer.chain.to_string(),
                 "receiving": peer.receiving.as_ref().map(progress_as_json),
                 "sending": peer
@@ -349,6 +358,7 @@ fn as_json(status: &NodeStatus) -> Value {
         "version": status.version,
         "engine": status.engine,
         "disk_full": status.is_disk_full,
+        "starting": status.starting,
         "peers": peers,
     })
 }

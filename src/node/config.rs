@@ -59,6 +59,11 @@ pub struct Tuning {
     pub isolation: Isolation,
     /// What entries of the log its peers tell that they support.
     pub feature_level: FeatureLevel,
+    /// Whether clusters that nobody uses fall asleep. All nodes of a cluster must agree, or it stays awake.
+    pub quiesce: bool,
+    /// How long a cluster sleeps before its backend's instances are dropped, in milliseconds; 0 for never. They come back when
+    /// they are needed.
+    pub drop_idle_after_ms: u64,
     /// Memory for the database's cache, in bytes.
     pub cache_bytes: usize,
     /// Most bytes of one round of the log: appends that become durable together.
@@ -104,6 +109,8 @@ impl Default for Tuning {
             guest_threads: std::thread::available_parallelism().map_or(2, usize::from),
             isolation: Isolation::default(),
             feature_level: FeatureLevel::NEWEST,
+            quiesce: true,
+            drop_idle_after_ms: 600_000,
             cache_bytes: 64 << 20,
             max_segment_size: StoreOptions::DEFAULT_MAX_SEGMENT_BYTES,
             min_free_bytes: 64 << 20,

@@ -29,8 +29,10 @@ use crate::node::lifecycle::{Lifecycle, Reservations};
 use crate::node::links::{ClientLink, LinkSender};
 use crate::node::members::{Plan, PlannedChange};
 use crate::node::network::Network;
+use crate::node::quiet::Quiet;
 use crate::node::refusals::{Refusal, RefusalLog, Refused};
 use crate::node::space::FullDisks;
+use crate::node::startup::StartUp;
 use crate::node::upgrade::UpgradeEvent;
 use crate::node::waiting::{Asked, WaitingClient};
 use crate::protocol::{
@@ -54,6 +56,8 @@ pub(super) enum Event {
     Peer { from: NodeAddr, frame: PeerFrame },
     /// A question or an answer about whether a peer still belongs to its cluster, from another node.
     Standing { from: NodeAddr, frame: StandingFrame },
+    /// Another node says that it is there.
+    Alive { from: NodeAddr, life: u64, is_disk_full: bool },
     /// A client wants to write.
     Write {
         peer: String,
@@ -142,6 +146,8 @@ pub(super) struct Parts {
     pub(super) node: NodeAddr,
     pub(super) raft: raft::Config,
     pub(super) tick: Duration,
+    /// How long a peer sleeps before its machine is dropped; none if that is never.
+    pub(super) drop_machines_after_ms: Option<u64>,
     /// Randomness of this life of the process.
     pub(super) seed: u64,
     pub(super) store: Store,
@@ -171,6 +177,10 @@ pub(super) struct Driver {
     /// The streams of sessions.
     pub(super) links: HashMap<LinkId, ClientLink>,
     pub(super) next_link: u64,
+    /// Who sleeps.
+    pub(super) quiet: Quiet,
+    /// Whose machines are still to be made since the node was started.
+    pub(super) startup: StartUp,
     /// Peers for which something came in.
     pub(super) touched: BTreeSet<Incarnation>,
     /// The nodes whose disks are full.
@@ -186,6 +196,8 @@ impl Driver {
     /// A loop over the peers that the store holds.
     pub(super) fn new(parts: Parts, found: Vec<FoundPeer>) -> Self {
         let mut driver = Self {
+            quiet: Quiet::new(parts.seed, parts.drop_machines_after_ms),
+            startup: StartUp::new(found.iter().map(|found| found.stored.incarnation), Instant::now()),
             parts,
             peers: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -228,6 +240,7 @@ impl Driver {
                 self.settle_change(incarnation);
                 self.settle_transfer(incarnation);
                 self.leave(incarnation);
+                self.note_sleep(incarnation);
             }
             if self.has_departed() {
                 break Ended::Stopped;
@@ -266,7 +279,8 @@ impl Driver {
 
     fn tick(&mut self) {
         let now = self.now();
-        for (incarnation, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.stopped.is_none()) {
+        for incarnation in &self.quiet.awake {
+            let Some(peer) = self.peers.get_mut(incarnation).filter(|peer| peer.stopped.is_none()) else { continue };
             peer.replica.tick(now);
             if let Some(successor) = self.full_disks.successor(&self.parts.node, peer.replica.raft()) {
                 // It is asked again at the next tick.
@@ -274,6 +288,7 @@ impl Driver {
             }
             self.touched.insert(*incarnation);
         }
+        self.tick_quiet();
         self.tick_standing();
         self.tick_changes(now.monotonic_ms);
         if self.reservations.expire(now.monotonic_ms) {
@@ -283,10 +298,14 @@ impl Driver {
 
     fn handle(&mut self, event: Event) -> Option<Ended> {
         match event {
-            Event::Peer { from, frame } => match frame.snapshot() {
-                Some(position) => self.receive_snapshot(from, frame, position),
-                None => self.step(&from, frame),
-            },
+            Event::Peer { from, frame } => {
+                self.quiet.heard(&from);
+                match frame.snapshot() {
+                    Some(position) => self.receive_snapshot(from, frame, position),
+                    None => self.step(&from, frame),
+                }
+            }
+            Event::Alive { from, life, is_disk_full } => self.alive(&from, life, is_disk_full),
             Event::Upgrade(event) => self.upgrade_event(event),
             Event::Standing { from, frame } => self.standing(&from, frame),
             Event::Write { peer, client, data, timeout_ms, journey, reply } => {
@@ -369,6 +388,8 @@ impl Driver {
     fn disk_full(&mut self, is_full: bool) {
         if is_full {
             tracing::error!(node = %self.parts.node, "the disk is full: writes are refused until there is room");
+            // Leadership may have to go elsewhere.
+            self.stir_leaders();
         } else {
             tracing::info!(node = %self.parts.node, "the disk has room again: writes are taken");
         }
@@ -421,6 +442,7 @@ impl Driver {
             tracing::info!(peer = %peer.record.peer, role = %status.role, term = %status.term, leader, "role or leader changed");
         }
         self.journeys.follow(incarnation, &peer.replica);
+        peer.has_machine |= !jobs.is_empty();
         for message in messages {
             Self::send(&mut self.parts.network, peer, message, is_disk_full);
         }

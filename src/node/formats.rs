@@ -257,6 +257,8 @@ fn messages() -> Vec<Message> {
         Message::ReadIndex { id },
         Message::ReadIndexReply { id, index: commit },
         Message::Snapshot { meta: meta() },
+        Message::Quiesce { last: AT, round: 5 },
+        Message::QuiesceReply { round: 5 },
     ]
 }
 
@@ -283,6 +285,7 @@ fn what_nodes_say_to_each_other_is_as_it_was_agreed_on() {
     golden.add_each("NodeFrame.rider", ridden.map(|rider| NodeFrame::Peer(frame(Message::TimeoutNow, Some(rider)))));
     let standing = |content| NodeFrame::Standing(StandingFrame { cluster: CLUSTER, from: ONE, to: TWO, content });
     golden.add_each("NodeFrame.standing", [Standing::Question, Standing::Left { term: Term(3) }].map(standing));
+    golden.add("NodeFrame.alive", &NodeFrame::Alive { life: 0x77, is_disk_full: true });
     let spec = ClusterSpec {
         cluster: CLUSTER,
         peers: vec![(ONE, peer())],
@@ -346,6 +349,8 @@ fn node_status() -> NodeStatus {
         snapshot_bytes: Some(2_000),
         triggers: 1,
         sessions: 2,
+        is_asleep: true,
+        has_machine: false,
         receiving: Some(progress),
         sending: vec![(peer(), progress)],
         refused: 3,
@@ -353,7 +358,7 @@ fn node_status() -> NodeStatus {
         stopped: Some(name("why")),
     };
     let (node, version, engine) = (peer().node().clone(), name("v"), name("e"));
-    NodeStatus { node, version, engine, is_disk_full: true, peers: vec![status] }
+    NodeStatus { node, version, engine, is_disk_full: true, starting: 4, peers: vec![status] }
 }
 
 fn requests() -> Vec<Request> {

@@ -20,6 +20,13 @@ pub(super) enum NodeFrame {
     Peer(PeerFrame),
     /// What one peer wants to know of another: see [`standing`](super::standing).
     Standing(StandingFrame),
+    /// The sender is there, and shares a cluster with the receiver that sleeps: see [`quiet`](super::quiet).
+    Alive {
+        /// Names the sender's process.
+        life: u64,
+        /// As in [`PeerFrame`].
+        is_disk_full: bool,
+    },
 }
 
 /// A message of one peer to another.

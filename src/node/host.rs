@@ -43,6 +43,8 @@ pub(super) enum HostJob {
     Start(Option<SnapshotMeta>),
     /// What the replica wants done.
     Replica(Job),
+    /// Drop the machine until it is needed.
+    Rest,
     /// Take note of a snapshot that was made in the background. The replica hears of it then: what it is made from must stay
     /// until nobody here goes back to that.
     SnapshotMade(SnapshotMade),
@@ -65,6 +67,8 @@ pub(super) enum HostEvent {
         level: FeatureLevel,
         component: Digest,
     },
+    /// The machine of a peer without a snapshot is there.
+    Started,
     /// Queries were answered.
     Answered(Vec<QueryAnswer>),
     /// Queries came to a machine that was not where they should have found it.
@@ -137,12 +141,18 @@ impl Host {
         self.task.take()
     }
 
-    /// Does one job, and tells what became of it. Nothing is said about a start without a snapshot that went well, nor about
-    /// jobs of a machine that has stopped.
+    /// Does one job, and tells what became of it. Nothing is said about jobs of a machine that has stopped.
     pub(super) fn run(&mut self, job: HostJob) -> Vec<HostEvent> {
+        let is_needed = matches!(&job, HostJob::Replica(job) if !matches!(job, Job::Restore(_) | Job::Rewind(..)));
+        if let (true, Some(runner)) = (is_needed, &mut self.runner)
+            && let Err(error) = runner.wake(&mut self.past)
+        {
+            self.runner = None;
+            return vec![HostEvent::Stopped(error.to_string())];
+        }
         let reader = self.reader.as_mut();
         let done = match (job, &mut self.runner) {
-            (HostJob::Start(None), _) => self.start(None).map(|()| Vec::new()),
+            (HostJob::Start(None), _) => self.start(None).map(|()| vec![HostEvent::Started]),
             (HostJob::Start(Some(meta)), _) => self.restore(meta),
             (HostJob::Replica(_), None) => Ok(Vec::new()),
             (HostJob::Replica(Job::Restore(meta)), _) => self.restore(meta),
@@ -157,6 +167,11 @@ impl Host {
             (HostJob::Replica(Job::Snapshot(meta)), Some(_)) if reader.is_some() => Ok(self.begin_snapshot(meta)),
             (HostJob::Replica(Job::Snapshot(meta) | Job::SnapshotAsIs(meta)), Some(runner)) => {
                 take_snapshot(runner, reader, meta, &mut self.past)
+            }
+            (HostJob::Rest, runner) => {
+                reader.into_iter().for_each(|reader| *reader = Reader::default());
+                runner.iter_mut().for_each(Runner::rest);
+                Ok(Vec::new())
             }
             (HostJob::SnapshotMade(made), _) => Ok(vec![self.snapshot_made(made)]),
         };

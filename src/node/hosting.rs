@@ -43,6 +43,8 @@ pub(super) struct HostedPeer {
     pub(super) change: ChangeUnderWay,
     /// Somebody who has asked for leadership to be handed over.
     pub(super) transfer: Option<WaitingTransfer>,
+    /// Whether its machine is in memory, or is about to be.
+    pub(super) has_machine: bool,
     /// Messages and snapshots for it that were not of its cluster, or not from where their sender lives.
     pub(super) refused: u64,
 }
@@ -100,9 +102,11 @@ impl Driver {
             company,
             change,
             transfer: None,
+            has_machine: true,
             refused: 0,
         };
         self.peers.insert(incarnation, peer);
+        self.quiet.add(incarnation);
         self.touched.insert(incarnation);
     }
 
@@ -181,6 +185,7 @@ impl Driver {
     /// Forgets a peer that runs here, and its files.
     pub(super) fn remove_peer(&mut self, incarnation: Incarnation) {
         let Some(peer) = self.peers.remove(&incarnation) else { return };
+        self.quiet.remove(incarnation);
         let name = peer.record.peer.name();
         self.names.remove(name);
         self.parts.guests.remove(incarnation);
@@ -205,6 +210,7 @@ impl Driver {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             engine: wasm::ENGINE.to_owned(),
             is_disk_full: self.full_disks.contains(&self.parts.node),
+            starting: self.startup.waiting(),
             peers: self
                 .names
                 .values()
@@ -244,6 +250,8 @@ impl HostedPeer {
             snapshot_bytes: self.replica.snapshot_bytes(),
             triggers: self.replica.trigger_count() as u64,
             sessions: self.replica.session_count() as u64,
+            is_asleep: self.replica.is_asleep(),
+            has_machine: self.has_machine,
             receiving: courier.received_by(incarnation),
             sending: self.named(courier.sent_by(incarnation)),
             refused: raft.refused + self.refused,

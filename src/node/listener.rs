@@ -97,6 +97,7 @@ impl Listener {
                 }
                 Ok(NodeFrame::Peer(frame)) => Event::Peer { from: from_node, frame },
                 Ok(NodeFrame::Standing(frame)) => Event::Standing { from: from_node, frame },
+                Ok(NodeFrame::Alive { life, is_disk_full }) => Event::Alive { from: from_node, life, is_disk_full },
                 Err(error) => {
                     if let Some(unlogged) = self.refusal_log.admit(&from, Refused::Malformed) {
                         tracing::warn!(node = %from, %error, unlogged, "closed a connection: a node sent what is no message");

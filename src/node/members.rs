@@ -63,6 +63,11 @@ struct WaitingChange {
 }
 
 impl ChangeUnderWay {
+    /// Whether somebody waits for the end of a change.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     /// Whether somebody coordinates a change.
     pub(super) fn is_wanted(&self) -> bool {
         self.permit.strong_count() > 0
@@ -207,7 +212,8 @@ impl Driver {
 
     /// Tells those whose time is up.
     pub(super) fn tick_changes(&mut self, now_ms: u64) {
-        for peer in self.peers.values_mut() {
+        for incarnation in &self.quiet.awake {
+            let Some(peer) = self.peers.get_mut(incarnation) else { continue };
             let is_late = |waiting: &mut WaitingChange| waiting.deadline_ms <= now_ms;
             if let Some(waiting) = peer.change.waiting.take_if(is_late) {
                 let _ = waiting.reply.send(Err(RequestError::NotChanged(ChangeRefusal::Unfinished)));

@@ -32,6 +32,7 @@ mod links;
 mod listener;
 mod members;
 mod network;
+mod quiet;
 mod quota;
 mod refusals;
 mod removal;
@@ -39,6 +40,7 @@ mod reports;
 mod settings;
 mod space;
 mod standing;
+mod startup;
 mod transfer;
 mod upgrade;
 mod waiting;
@@ -77,6 +79,8 @@ use refusals::RefusalLog;
 const ELECTION_TICKS: u32 = 10;
 /// Ticks between two heartbeats.
 const HEARTBEAT_TICKS: u32 = 2;
+/// Ticks after which a cluster that nobody uses falls asleep: five election timeouts.
+const QUIESCE_TICKS: u32 = 5 * ELECTION_TICKS;
 
 /// A running node.
 pub struct Node {
@@ -267,7 +271,8 @@ async fn run(
     let driver = Driver::new(
         Parts {
             node: node.clone(),
-            raft: raft_config(),
+            raft: raft_config(tuning.quiesce),
+            drop_machines_after_ms: Some(tuning.drop_idle_after_ms).filter(|after_ms| *after_ms > 0),
             tick: Duration::from_millis(tuning.election_timeout_ms) / ELECTION_TICKS,
             seed: getrandom::u64()?,
             store,
@@ -345,7 +350,7 @@ fn open_store(config: &Config, sink: StoreEvents) -> Result<(Store, Vec<FoundPee
         };
         Ok(FoundPeer { stored, record, base })
     };
-    let peers = stored.into_iter().map(read).collect::<Result<_, NodeError>>()?;
+    let peers = startup::in_parallel(stored, read).into_iter().collect::<Result<_, NodeError>>()?;
     Ok((store, peers))
 }
 
@@ -361,10 +366,11 @@ fn open_backends(backends: Backends, peers: &[FoundPeer]) -> Arc<Backends> {
     Arc::new(backends)
 }
 
-fn raft_config() -> raft::Config {
+fn raft_config(quiesce: bool) -> raft::Config {
     let values = raft::ConfigValues {
         election_ticks: ELECTION_TICKS,
         heartbeat_ticks: HEARTBEAT_TICKS,
+        quiesce_ticks: if quiesce { QUIESCE_TICKS } else { 0 },
         ..raft::ConfigValues::default()
     };
     raft::Config::new(values).expect("the constants are a valid configuration")

@@ -1,5 +1,7 @@
 //! What the disk and the machines report to the loop.
 
+use std::time::Instant;
+
 use crate::machine::{Applied, Outcome};
 use crate::node::driver::Driver;
 use crate::node::host::HostEvent;
@@ -62,6 +64,7 @@ impl Driver {
     pub(super) fn host_event(&mut self, incarnation: Incarnation, event: HostEvent) {
         let Some(peer) = self.running(incarnation) else { return };
         match event {
+            HostEvent::Started => self.startup.done(incarnation, Instant::now()),
             HostEvent::Answered(answers) => peer.replica.answered(answers),
             HostEvent::Declined(queries) => peer.replica.declined(queries),
             HostEvent::Applied(applied) => {
@@ -78,6 +81,7 @@ impl Driver {
                 peer.kept.insert(component);
                 peer.replica.restored(&meta, size_bytes, chain, sessions, access, level);
                 self.drop_old_snapshots(incarnation);
+                self.startup.done(incarnation, Instant::now());
             }
             HostEvent::SnapshotTaken(meta, size_bytes) => peer.replica.snapshot_taken(meta, size_bytes),
             HostEvent::SnapshotFailed(reason) => {
@@ -94,6 +98,7 @@ impl Driver {
         tracing::error!(peer = %peer.record.peer, reason, "the peer has stopped");
         peer.stopped = Some(reason.to_owned());
         self.parts.guests.remove(incarnation);
+        self.startup.done(incarnation, Instant::now());
         self.give_up_clients(incarnation, &RequestError::PeerStopped { reason: reason.to_owned() });
     }
 }

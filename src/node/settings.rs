@@ -56,6 +56,12 @@ pub struct Settings {
     /// How long to wait for a sign of the leader before an election, at least [default: 500].
     #[arg(long, env = "ZRAFT_ELECTION_TIMEOUT_MS", value_name = "MS")]
     pub election_timeout_ms: Option<u64>,
+    /// Whether clusters that nobody uses fall asleep [default: true].
+    #[arg(long, env = "ZRAFT_QUIESCE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub quiesce: Option<bool>,
+    /// How long a cluster sleeps before its backend's instances are dropped, 0 for never [default: 600000].
+    #[arg(long, env = "ZRAFT_DROP_IDLE_AFTER_MS", value_name = "MS")]
+    pub drop_idle_after_ms: Option<u64>,
     /// How many threads run components [default: as many as processors].
     #[arg(long, env = "ZRAFT_GUEST_THREADS", value_name = "N")]
     pub guest_threads: Option<usize>,
@@ -147,6 +153,8 @@ impl Settings {
             key: self.key.or(fallback.key),
             crl: self.crl.or(fallback.crl),
             election_timeout_ms: self.election_timeout_ms.or(fallback.election_timeout_ms),
+            quiesce: self.quiesce.or(fallback.quiesce),
+            drop_idle_after_ms: self.drop_idle_after_ms.or(fallback.drop_idle_after_ms),
             guest_threads: self.guest_threads.or(fallback.guest_threads),
             isolation: self.isolation.or(fallback.isolation),
             feature_level: self.feature_level.or(fallback.feature_level),
@@ -182,6 +190,8 @@ impl Settings {
         let default = Tuning::default();
         let tuning = Tuning {
             election_timeout_ms: self.election_timeout_ms.unwrap_or(default.election_timeout_ms),
+            quiesce: self.quiesce.unwrap_or(default.quiesce),
+            drop_idle_after_ms: self.drop_idle_after_ms.unwrap_or(default.drop_idle_after_ms),
             guest_threads: self.guest_threads.unwrap_or(default.guest_threads),
             isolation: self.isolation.unwrap_or(default.isolation),
             feature_level: self.feature_level.map_or(default.feature_level, FeatureLevel),
@@ -284,6 +294,7 @@ mod tests {
             (Some(default.cache_bytes), Some(default.min_free_bytes))
         );
         assert_eq!(settings.max_segment_size, Some(default.max_segment_size));
+        assert_eq!((settings.quiesce, settings.drop_idle_after_ms), (Some(true), Some(default.drop_idle_after_ms)));
         assert_eq!(settings.isolation, Some(default.isolation));
         assert_eq!(settings.feature_level, Some(default.feature_level.0));
         assert_eq!(settings.snapshot_bytes_per_second, Some(default.snapshot_bytes_per_second));

@@ -169,7 +169,9 @@ impl Driver {
     /// Peers that have been without a leader for long ask those whom they know. So do those that have stopped: nothing else
     /// would tell them.
     pub(super) fn tick_standing(&mut self) {
-        for (this, peer) in &mut self.peers {
+        // Who sleeps has a leader.
+        for this in &self.quiet.awake {
+            let Some(peer) = self.peers.get_mut(this) else { continue };
             let is_lonely = peer.stopped.is_some() || peer.replica.raft().leader().is_none();
             peer.company.lonely_ticks = if is_lonely { peer.company.lonely_ticks.saturating_add(1) } else { 0 };
             if !is_lonely || !peer.company.lonely_ticks.is_multiple_of(ASK_TICKS) {

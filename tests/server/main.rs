@@ -26,6 +26,7 @@ mod lifecycle;
 mod load;
 mod membership;
 mod poison;
+mod quiet;
 mod security;
 mod sessions;
 mod status;

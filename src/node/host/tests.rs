@@ -83,7 +83,7 @@ impl Bench {
     /// A host that has applied all of the log.
     fn host(&self, isolation: Isolation) -> Host {
         let mut host = self.new_host(isolation);
-        assert!(host.run(HostJob::Start(None)).is_empty());
+        assert!(matches!(host.run(HostJob::Start(None))[..], [HostEvent::Started]));
         let all = LogRead { purpose: LogReadPurpose::Apply, from: Index(1), to: Index(3), max_bytes: usize::MAX };
         let entries = self.store.read(PEER, &all).unwrap();
         assert!(matches!(host.run(apply(entries))[..], [HostEvent::Applied(_)]));
@@ -137,6 +137,28 @@ fn ask(host: &mut Host, words: &[&'static str]) -> Vec<Result<(), RequestError>>
 
 fn is_fault(result: &Result<(), RequestError>) -> bool {
     matches!(result, Err(RequestError::BackendFault { message }) if message.contains("told to panic"))
+}
+
+#[test]
+fn a_machine_that_was_dropped_is_made_again_when_it_is_needed() {
+    for isolation in [Isolation::Separate, Isolation::Shared] {
+        let bench = Bench::with_log(&["one", "two"]);
+        let mut host = bench.host(isolation);
+        assert_eq!(ask(&mut host, &["one"]), [Ok(())]);
+        let before = host.at();
+        assert!(host.run(HostJob::Rest).is_empty());
+        assert!(host.runner.as_ref().unwrap().machine().is_none(), "it is gone");
+        assert_eq!(ask(&mut host, &["one"]), [Ok(())]);
+        assert_eq!(host.at(), before);
+        host.run(HostJob::Rest);
+        bench.append(vec![entry(4, "three")]);
+        assert!(matches!(host.run(apply(vec![entry(4, "three")]))[..], [HostEvent::Applied(_)]));
+        assert_eq!(host.at().0, Index(4));
+        host.run(HostJob::Rest);
+        assert!(matches!(take_snapshot_at(&mut host, 4)[..], [HostEvent::SnapshotTaken(..)]));
+        host.run(HostJob::Rest);
+        assert_eq!(host.runner.as_ref().unwrap().applied(), Index(4), "it knows where it was");
+    }
 }
 
 #[test]
