@@ -9,6 +9,7 @@
 //! cargo bench --bench nodes -- hostile       # writes beside clients that do their worst; five minutes
 //! cargo bench --bench nodes -- native        # writes with the kv component, and with the same code natively; two minutes
 //! cargo bench --bench nodes -- failover      # without a write, when the leader's node dies or is stopped; three minutes
+//! cargo bench --bench nodes -- idle          # 1, 100 and 1,000 clusters that nobody uses; ten minutes
 //! ```
 //!
 //! It works in a folder of its own under `target/`, or under `ZRAFT_BENCH_DIR`, which must be on a real disk. A state of 1 GB
@@ -22,6 +23,7 @@ mod failover;
 #[expect(dead_code, reason = "the tests of the server need more of it")]
 mod harness;
 mod hostile;
+mod idle;
 mod in_place;
 #[path = "../common/judge.rs"]
 mod judge;
@@ -43,7 +45,7 @@ use tempfile::TempDir;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str =
-    "usage: cargo bench --bench nodes -- state [MB] | transfer [MB] | neighbours | hostile | failover | native";
+    "usage: cargo bench --bench nodes -- state [MB] | transfer [MB] | neighbours | hostile | failover | native | idle";
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         ["transfer", megabytes] => transfer::measure(folder().path(), megabytes.parse().expect(USAGE)),
         ["neighbours"] => neighbours::measure(folder().path()),
         ["hostile"] => hostile::measure(folder().path()),
+        ["idle"] => idle::measure(folder().path()),
         ["failover"] => failover::measure(folder().path()),
         ["native"] => in_place::measure(folder().path()),
         [in_place::NODE, kind, .., config] => in_place::serve(kind, Path::new(config)),
