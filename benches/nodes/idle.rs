@@ -170,7 +170,7 @@ fn taken(nodes: &Nodes) -> Taken {
 
 fn print_row(count: usize, found: &Taken, at_first: u64, none: &Taken, times: Option<(Duration, Duration, Duration)>) {
     let peers = (count * NODES).max(1) as u64;
-    let each = |bytes: u64| bytes.saturating_sub(none.memory_bytes) / peers >> 10;
+    let each = |bytes: u64| (bytes.saturating_sub(none.memory_bytes) / peers) >> 10;
     let each = format!("{}, {}", each(at_first), each(found.memory_bytes));
     let times = times.map_or_else(String::new, |(created, up, led)| {
         let [created, up, led] = [created, up, led].map(|time| time.as_secs_f64());

@@ -50,7 +50,7 @@ enum Command {
     /// Run a cluster of the kv backend on this machine, with certificates ready, until Ctrl-C.
     Dev(dev::Dev),
     /// Run one node.
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     /// Look at a node's settings without starting it.
     #[command(subcommand)]
     Config(config::ConfigCommand),
