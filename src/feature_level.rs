@@ -15,6 +15,8 @@ impl FeatureLevel {
     pub const FIRST: Self = Self(1);
     /// A running cluster can move to another backend.
     pub const UPGRADES: Self = Self(2);
+    /// A cluster that nobody uses may sleep.
+    pub const SLEEP: Self = Self(2);
     /// The newest that this version supports.
     pub const NEWEST: Self = Self::UPGRADES;
 

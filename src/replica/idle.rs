@@ -1,5 +1,6 @@
 //! What a replica does while nobody uses its cluster: it falls asleep (`raft::quiesce`), and later its machine may rest.
 
+use crate::feature_level::FeatureLevel;
 use crate::replica::Replica;
 use crate::types::Incarnation;
 
@@ -32,7 +33,12 @@ impl Replica {
     fn is_idle(&self) -> bool {
         let is_waited_for = !self.writes.is_empty() || self.reads.len() > 0 || !self.links.is_empty();
         let others = self.raft.configuration().members().into_iter().filter(|member| *member != self.raft.id());
-        !is_waited_for && self.is_machine_idle() && others.into_iter().all(|other| self.is_level_with(other))
+        // Who has not the level knows no message about sleep.
+        let may_sleep = self.feature_level() >= FeatureLevel::SLEEP;
+        may_sleep
+            && !is_waited_for
+            && self.is_machine_idle()
+            && others.into_iter().all(|other| self.is_level_with(other))
     }
 
     fn is_machine_idle(&self) -> bool {
