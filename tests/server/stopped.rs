@@ -153,7 +153,9 @@ fn what_is_not_there_is_said() {
 
 #[test]
 fn a_log_is_shown_entry_by_entry() {
-    let mut nodes = Nodes::start(1);
+    let mut nodes = Nodes::prepare(1);
+    // Nothing is written by itself at a time of its own.
+    nodes.start_node_with(0, "feature_level = 1");
     nodes.create("kv", "kv", &[]);
     nodes.create("other", "kv", &[]);
     let (peer, other) = (nodes.peers("kv")[0].to_string(), nodes.peers("other")[0].to_string());
