@@ -176,8 +176,9 @@ impl LightSession {
             let timeout = left.min(self.options.attempt_timeout);
             // The node gives up a little before we do, so that its own word on the outcome still reaches us.
             let at_node = timeout.mul_f32(0.9).as_millis().try_into().unwrap_or(u64::MAX);
+            let began = Instant::now();
             let result = self.client.call(peer.node(), &request(&peer, at_node), timeout).await;
-            let last = match self.judge(&peer, result, is_write, &mut attempts)? {
+            let last = match self.judge((&peer, began), result, is_write, &mut attempts)? {
                 Ok(reply) => return Ok(reply),
                 Err(Next::Elsewhere(reason)) => reason,
                 Err(Next::Later(reason)) => {
@@ -202,7 +203,7 @@ impl LightSession {
     /// Takes in what an attempt led to: an answer, a final error, or what to do next.
     fn judge(
         &self,
-        peer: &PeerId,
+        (peer, began): (&PeerId, Instant),
         result: Result<Reply, CallError>,
         is_write: bool,
         attempts: &mut Vec<(PeerId, CallError)>,
@@ -210,16 +211,16 @@ impl LightSession {
         match result {
             Ok(Reply::Failed(RequestError::PeerStopped { reason })) => {
                 let error = CallError::Stopped { node: peer.node().clone(), reason };
-                Ok(Err(self.pass_over(peer, error, attempts)))
+                Ok(Err(self.pass_over((peer, began), error, attempts)))
             }
             Ok(Reply::Failed(error @ RequestError::Quarantined)) => {
                 let error = CallError::Stopped { node: peer.node().clone(), reason: error.to_string() };
-                Ok(Err(self.pass_over(peer, error, attempts)))
+                Ok(Err(self.pass_over((peer, began), error, attempts)))
             }
             // A peer that has left its cluster is no longer there, but others may be.
             Ok(Reply::Failed(error @ RequestError::NoSuchPeer { .. })) if self.peers().len() > 1 => {
                 let error = CallError::Absent(error);
-                Ok(Err(self.pass_over(peer, error, attempts)))
+                Ok(Err(self.pass_over((peer, began), error, attempts)))
             }
             Ok(Reply::Failed(error)) => self.judge_refusal(peer, error, is_write).map(Err),
             Ok(reply) => {
@@ -227,16 +228,21 @@ impl LightSession {
                 Ok(Ok(reply))
             }
             Err(error) if is_write && error.may_have_arrived() => {
-                self.peers().failed(peer);
+                self.peers().failed_since(peer, began);
                 Err(SessionError::Unknown(error.to_string()))
             }
-            Err(error) => Ok(Err(self.pass_over(peer, error, attempts))),
+            Err(error) => Ok(Err(self.pass_over((peer, began), error, attempts))),
         }
     }
 
     /// A peer has failed and nothing was changed. The last failure of each is kept.
-    fn pass_over(&self, peer: &PeerId, error: CallError, attempts: &mut Vec<(PeerId, CallError)>) -> Next {
-        self.peers().failed(peer);
+    fn pass_over(
+        &self,
+        (peer, began): (&PeerId, Instant),
+        error: CallError,
+        attempts: &mut Vec<(PeerId, CallError)>,
+    ) -> Next {
+        self.peers().failed_since(peer, began);
         let reason = error.to_string();
         attempts.retain(|(failed, _)| failed != peer);
         attempts.push((peer.clone(), error));

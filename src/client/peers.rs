@@ -14,13 +14,14 @@ pub(super) struct Peers {
     options: SessionOptions,
     leader: Option<PeerId>,
     failed_at: HashMap<PeerId, Instant>,
+    answered_at: HashMap<PeerId, Instant>,
     /// Where the search for a peer goes on.
     next: usize,
 }
 
 impl Peers {
     pub(super) fn new(peers: Vec<PeerId>, options: SessionOptions) -> Self {
-        Self { peers, options, leader: None, failed_at: HashMap::new(), next: 0 }
+        Self { peers, options, leader: None, failed_at: HashMap::new(), answered_at: HashMap::new(), next: 0 }
     }
 
     /// The leader if one is known, or else the next peer that has not just failed; if all have, the next one.
@@ -58,6 +59,7 @@ impl Peers {
     /// A peer has answered. One that did what only the leader can is the leader.
     pub(super) fn succeeded(&mut self, peer: &PeerId, is_leader: bool) {
         self.failed_at.remove(peer);
+        self.answered_at.insert(peer.clone(), Instant::now());
         if is_leader {
             self.leader = Some(peer.clone());
         }
@@ -67,8 +69,19 @@ impl Peers {
         self.failed_at.get(peer).is_some_and(|at| at.elapsed() < window)
     }
 
+    /// A peer is found to be of no use now.
     pub(super) fn failed(&mut self, peer: &PeerId) {
-        self.failed_at.insert(peer.clone(), Instant::now());
+        self.failed_since(peer, Instant::now());
+    }
+
+    /// An attempt at a peer that began then has failed. It may have taken long, and says nothing of a peer that has answered
+    /// meanwhile, or may be back: it counts from its beginning.
+    pub(super) fn failed_since(&mut self, peer: &PeerId, began: Instant) {
+        if self.answered_at.get(peer).is_some_and(|answered| *answered > began) {
+            return;
+        }
+        let at = self.failed_at.entry(peer.clone()).or_insert(began);
+        *at = began.max(*at);
         if self.leader.as_ref() == Some(peer) {
             self.leader = None;
         }
@@ -133,6 +146,19 @@ mod tests {
         let mut peers = peers(Duration::ZERO);
         peers.failed(&peer("b"));
         assert_eq!(chosen(&mut peers, 3), "abc");
+    }
+
+    #[test]
+    fn an_attempt_that_took_long_says_nothing_of_a_peer_that_is_back() {
+        let mut peers = peers(Duration::from_millis(500));
+        let began = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        peers.failed_since(&peer("b"), began);
+        assert!(peers.follow(peer("b")), "it was gone a second ago");
+        peers.succeeded(&peer("b"), true);
+        peers.failed_since(&peer("b"), began);
+        assert_eq!(chosen(&mut peers, 2), "bb", "it has answered since");
+        peers.failed_since(&peer("b"), Instant::now());
+        assert!(!peers.follow(peer("b")));
     }
 
     #[test]

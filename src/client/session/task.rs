@@ -75,7 +75,8 @@ enum Line {
     Up(Box<Link>),
 }
 
-type Dialed = (PeerId, Result<Link, AttachError>);
+/// Who was dialed from when on, and what has come of it.
+type Dialed = (PeerId, Instant, Result<Link, AttachError>);
 
 enum News {
     Dialed(Dialed),
@@ -168,15 +169,17 @@ impl Task {
     fn learn(&mut self, news: News) {
         let now_ms = self.now_ms();
         match news {
-            News::Dialed((peer, Ok(link))) => {
+            News::Dialed((peer, _, Ok(link))) => {
                 self.peers.succeeded(&peer, true);
                 self.failed.clear();
                 self.state.attached(link.session, self.ms(link.asked_at), now_ms);
                 self.line = Line::Up(Box::new(link));
             }
-            News::Dialed((peer, Err(AttachError::Call(error)))) => self.pass_over(&peer, error.to_string()),
-            News::Dialed((peer, Err(AttachError::Refused(error)))) => self.refused(&peer, error),
-            News::Dialed((_, Err(AttachError::Ended(end)))) => self.state.end(end.into()),
+            News::Dialed((peer, began, Err(AttachError::Call(error)))) => {
+                self.pass_over(&peer, began, error.to_string())
+            }
+            News::Dialed((peer, _, Err(AttachError::Refused(error)))) => self.refused(&peer, error),
+            News::Dialed((_, _, Err(AttachError::Ended(end)))) => self.state.end(end.into()),
             News::Link(Happened::Event(SessionEvent::Detached(error))) => {
                 let Some(peer) = self.hang_up(Some(&error)) else { return };
                 self.refused(&peer, error);
@@ -193,7 +196,7 @@ impl Task {
             }
             News::Link(Happened::Lost(reason)) => {
                 let Some(peer) = self.hang_up(None) else { return };
-                self.pass_over(&peer, reason);
+                self.pass_over(&peer, Instant::now(), reason);
             }
         }
     }
@@ -217,7 +220,7 @@ impl Task {
             | RequestError::Invalid { .. }
             | RequestError::NotOpened(_) => return self.give_up(error),
             RequestError::NoSuchPeer { .. } | RequestError::PeerStopped { .. } => {
-                return self.pass_over(peer, reason);
+                return self.pass_over(peer, Instant::now(), reason);
             }
             RequestError::NotLeader { leader: Some(leader) } if self.peers.follow(leader.clone()) => Retry::AtOnce,
             RequestError::NotLeader { .. } => {
@@ -240,9 +243,9 @@ impl Task {
         }
     }
 
-    /// A peer has failed: another is tried.
-    fn pass_over(&mut self, peer: &PeerId, reason: String) {
-        self.peers.failed(peer);
+    /// What began then with a peer has failed: another is tried.
+    fn pass_over(&mut self, peer: &PeerId, began: Instant, reason: String) {
+        self.peers.failed_since(peer, began);
         if self.state.session().is_none() {
             self.failed.retain(|(failed, _)| failed != peer);
             self.failed.push((peer.clone(), reason.clone()));
@@ -286,8 +289,9 @@ impl Task {
         let (client, timeout) = (self.wanted.client.clone(), self.wanted.options.attempt_timeout);
         self.line = Line::Dialing(Box::pin(async move {
             tokio::time::sleep(pause).await;
+            let began = Instant::now();
             let result = Link::attach(&client, peer.clone(), start, timeout).await;
-            (peer, result)
+            (peer, began, result)
         }));
     }
 
@@ -318,7 +322,7 @@ impl Task {
         if self.state.is_stalled(now_ms)
             && let Some(peer) = self.hang_up(None)
         {
-            self.pass_over(&peer, "the node does not answer".to_owned());
+            self.pass_over(&peer, Instant::now(), "the node does not answer".to_owned());
         }
         while let Some(completion) = self.state.next_completion() {
             self.complete(completion);
