@@ -1,6 +1,6 @@
 //! Connections to nodes, and one request over them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,8 @@ struct Inner {
     endpoint: Endpoint,
     /// The latest connection to each node; empty while it is being made.
     connections: Mutex<HashMap<NodeAddr, Slot>>,
+    /// Nodes that are being dialed for whoever may ask them later.
+    dialing: Mutex<BTreeSet<NodeAddr>>,
 }
 
 type Slot = Arc<OnceCell<Arc<Link>>>;
@@ -95,6 +97,11 @@ impl CallError {
     pub fn may_have_arrived(&self) -> bool {
         !matches!(self, Self::Connect(_) | Self::Stopped { .. } | Self::Absent(_))
     }
+
+    /// Whether there is no connection to the node: it may be gone.
+    pub(super) fn is_loss(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Lost { .. })
+    }
 }
 
 impl Client {
@@ -107,7 +114,7 @@ impl Client {
     /// [`TransportError`] when there is no UDP socket to be had.
     pub fn new(credentials: Credentials) -> Result<Self, TransportError> {
         let endpoint = Endpoint::client(credentials)?;
-        Ok(Self { inner: Arc::new(Inner { endpoint, connections: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(Inner { endpoint, connections: Mutex::default(), dialing: Mutex::default() }) })
     }
 
     /// Uses another certificate of the same identity from now on. Connections go on; those to nodes that it does not trust are
@@ -188,6 +195,29 @@ impl Client {
             connections.remove(node);
         }
         has_lost
+    }
+
+    /// Whether there is a connection to a node that is of use.
+    pub(super) fn is_connected(&self, node: &NodeAddr) -> bool {
+        let connections = self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.get(node).is_some_and(|slot| slot.initialized() && !is_of_no_use(slot))
+    }
+
+    /// Connects to a node in the background, if that can be, for whoever asks it later.
+    pub(super) fn dial(&self, node: &NodeAddr) {
+        let is_first = self.dialing().insert(node.clone());
+        if is_first {
+            let (this, node) = (self.clone(), node.clone());
+            tokio::spawn(async move {
+                // Why not, is told to who needs it.
+                let _ = this.link(&node, Self::CONNECT_TIMEOUT).await;
+                this.dialing().remove(&node);
+            });
+        }
+    }
+
+    fn dialing(&self) -> MutexGuard<'_, BTreeSet<NodeAddr>> {
+        self.inner.dialing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The place of the node's connection: the one in use, or a new one if that has ended.

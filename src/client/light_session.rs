@@ -228,7 +228,7 @@ impl LightSession {
                 Ok(Ok(reply))
             }
             Err(error) if is_write && error.may_have_arrived() => {
-                self.peers().failed_since(peer, began);
+                self.peers().attempt_failed((peer, began), error.is_loss());
                 Err(SessionError::Unknown(error.to_string()))
             }
             Err(error) => Ok(Err(self.pass_over((peer, began), error, attempts))),
@@ -242,7 +242,7 @@ impl LightSession {
         error: CallError,
         attempts: &mut Vec<(PeerId, CallError)>,
     ) -> Next {
-        self.peers().failed_since(peer, began);
+        self.peers().attempt_failed((peer, began), error.is_loss());
         let reason = error.to_string();
         attempts.retain(|(failed, _)| failed != peer);
         attempts.push((peer.clone(), error));
@@ -253,7 +253,11 @@ impl LightSession {
         let reason = error.to_string();
         match error {
             RequestError::NotLeader { leader: Some(leader) } => {
-                let is_usable = self.peers().follow(leader);
+                let node = leader.node().clone();
+                let is_usable = self.peers().follow(leader, |node| self.client.is_connected(node));
+                if !is_usable {
+                    self.client.dial(&node);
+                }
                 Ok(if is_usable { Next::Elsewhere(reason) } else { Next::Later(reason) })
             }
             RequestError::NotLeader { leader: None } => {

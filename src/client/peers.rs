@@ -1,6 +1,6 @@
 //! Which peer of a cluster to ask.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,13 +15,23 @@ pub(super) struct Peers {
     leader: Option<PeerId>,
     failed_at: HashMap<PeerId, Instant>,
     answered_at: HashMap<PeerId, Instant>,
+    /// Who has failed in such a way that its node may be gone.
+    lost: BTreeSet<PeerId>,
     /// Where the search for a peer goes on.
     next: usize,
 }
 
 impl Peers {
     pub(super) fn new(peers: Vec<PeerId>, options: SessionOptions) -> Self {
-        Self { peers, options, leader: None, failed_at: HashMap::new(), answered_at: HashMap::new(), next: 0 }
+        Self {
+            peers,
+            options,
+            leader: None,
+            failed_at: HashMap::new(),
+            answered_at: HashMap::new(),
+            lost: BTreeSet::new(),
+            next: 0,
+        }
     }
 
     /// The leader if one is known, or else the next peer that has not just failed; if all have, the next one.
@@ -42,7 +52,7 @@ impl Peers {
     /// restarted, and is named as the leader now, one that has just failed.
     pub(super) fn choose_unless_lost(&mut self, mut has_lost: impl FnMut(&NodeAddr) -> bool) -> Option<PeerId> {
         let lost: Vec<_> = self.peers.iter().filter(|peer| has_lost(peer.node())).cloned().collect();
-        lost.iter().for_each(|peer| self.failed(peer));
+        lost.iter().for_each(|peer| self.attempt_failed((peer, Instant::now()), true));
         self.choose()
     }
 
@@ -59,6 +69,7 @@ impl Peers {
     /// A peer has answered. One that did what only the leader can is the leader.
     pub(super) fn succeeded(&mut self, peer: &PeerId, is_leader: bool) {
         self.failed_at.remove(peer);
+        self.lost.remove(peer);
         self.answered_at.insert(peer.clone(), Instant::now());
         if is_leader {
             self.leader = Some(peer.clone());
@@ -71,14 +82,17 @@ impl Peers {
 
     /// A peer is found to be of no use now.
     pub(super) fn failed(&mut self, peer: &PeerId) {
-        self.failed_since(peer, Instant::now());
+        self.attempt_failed((peer, Instant::now()), false);
     }
 
     /// An attempt at a peer that began then has failed. It may have taken long, and says nothing of a peer that has answered
-    /// meanwhile, or may be back: it counts from its beginning.
-    pub(super) fn failed_since(&mut self, peer: &PeerId, began: Instant) {
+    /// meanwhile, or may be back: it counts from its beginning. `is_lost`: the peer's node may be gone.
+    pub(super) fn attempt_failed(&mut self, (peer, began): (&PeerId, Instant), is_lost: bool) {
         if self.answered_at.get(peer).is_some_and(|answered| *answered > began) {
             return;
+        }
+        if is_lost {
+            self.lost.insert(peer.clone());
         }
         let at = self.failed_at.entry(peer.clone()).or_insert(began);
         *at = began.max(*at);
@@ -87,12 +101,17 @@ impl Peers {
         }
     }
 
-    /// A peer names another as the leader. It is followed unless it has just failed.
-    pub(super) fn follow(&mut self, leader: PeerId) -> bool {
+    /// A peer names another as the leader. It is followed unless it has just failed; one whose node may be gone, only once that
+    /// is connected again: those that name it may not know yet.
+    pub(super) fn follow(&mut self, leader: PeerId, is_connected: impl FnOnce(&NodeAddr) -> bool) -> bool {
         if !self.peers.contains(&leader) {
             self.peers.push(leader.clone());
         }
-        let is_usable = !self.has_failed_within(&leader, self.options.leader_fail_timeout);
+        let is_usable = if self.lost.contains(&leader) {
+            is_connected(leader.node())
+        } else {
+            !self.has_failed_within(&leader, self.options.leader_fail_timeout)
+        };
         self.leader = is_usable.then_some(leader);
         is_usable
     }
@@ -152,13 +171,13 @@ mod tests {
     fn an_attempt_that_took_long_says_nothing_of_a_peer_that_is_back() {
         let mut peers = peers(Duration::from_millis(500));
         let began = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
-        peers.failed_since(&peer("b"), began);
-        assert!(peers.follow(peer("b")), "it was gone a second ago");
+        peers.attempt_failed((&peer("b"), began), false);
+        assert!(peers.follow(peer("b"), |_| false), "it was gone a second ago");
         peers.succeeded(&peer("b"), true);
-        peers.failed_since(&peer("b"), began);
+        peers.attempt_failed((&peer("b"), began), false);
         assert_eq!(chosen(&mut peers, 2), "bb", "it has answered since");
-        peers.failed_since(&peer("b"), Instant::now());
-        assert!(!peers.follow(peer("b")));
+        peers.failed(&peer("b"));
+        assert!(!peers.follow(peer("b"), |_| true));
     }
 
     #[test]
@@ -170,8 +189,8 @@ mod tests {
         assert_eq!(chosen(&mut peers, 3), "bbb");
         peers.failed(&peer("b"));
         assert_eq!(chosen(&mut peers, 2), "ca");
-        assert!(!peers.follow(peer("b")), "what others say of a peer that has just failed is likely old");
-        assert!(peers.follow(peer("d")), "a leader that was not given is taken in");
+        assert!(!peers.follow(peer("b"), |_| true), "what others say of a peer that has just failed is likely old");
+        assert!(peers.follow(peer("d"), |_| false), "a leader that was not given is taken in");
         assert_eq!(chosen(&mut peers, 2), "dd");
     }
 
@@ -187,8 +206,10 @@ mod tests {
         peers.succeeded(&peer("b"), true);
         assert_eq!(peers.choose_unless_lost(&mut has_lost), Some(peer("a")), "the leader and another are gone");
         peers.succeeded(&peer("c"), false);
-        assert!(peers.follow(peer("c")));
+        assert!(peers.follow(peer("c"), |_| false));
         assert_eq!(peers.choose_unless_lost(&mut has_lost), Some(peer("c")), "it is back, and leads");
+        assert!(!peers.follow(peer("b"), |_| false), "who names it may not know that it is gone");
+        assert!(peers.follow(peer("b"), |_| true), "its node is connected again");
     }
 
     #[test]

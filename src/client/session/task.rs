@@ -176,7 +176,7 @@ impl Task {
                 self.line = Line::Up(Box::new(link));
             }
             News::Dialed((peer, began, Err(AttachError::Call(error)))) => {
-                self.pass_over(&peer, began, error.to_string())
+                self.pass_over((&peer, began), error.is_loss(), error.to_string())
             }
             News::Dialed((peer, _, Err(AttachError::Refused(error)))) => self.refused(&peer, error),
             News::Dialed((_, _, Err(AttachError::Ended(end)))) => self.state.end(end.into()),
@@ -196,7 +196,7 @@ impl Task {
             }
             News::Link(Happened::Lost(reason)) => {
                 let Some(peer) = self.hang_up(None) else { return };
-                self.pass_over(&peer, Instant::now(), reason);
+                self.pass_over((&peer, Instant::now()), true, reason);
             }
         }
     }
@@ -220,9 +220,9 @@ impl Task {
             | RequestError::Invalid { .. }
             | RequestError::NotOpened(_) => return self.give_up(error),
             RequestError::NoSuchPeer { .. } | RequestError::PeerStopped { .. } => {
-                return self.pass_over(peer, Instant::now(), reason);
+                return self.pass_over((peer, Instant::now()), false, reason);
             }
-            RequestError::NotLeader { leader: Some(leader) } if self.peers.follow(leader.clone()) => Retry::AtOnce,
+            RequestError::NotLeader { leader: Some(leader) } if self.follow(&leader) => Retry::AtOnce,
             RequestError::NotLeader { .. } => {
                 self.peers.lost_leader();
                 Retry::Later
@@ -236,6 +236,16 @@ impl Task {
         self.redial(retry, format!("{peer}: {reason}"));
     }
 
+    /// Whether a peer that another names as the leader is to be asked. Its node is dialed if not: it may be back.
+    fn follow(&mut self, leader: &PeerId) -> bool {
+        let client = &self.wanted.client;
+        let is_usable = self.peers.follow(leader.clone(), |node| client.is_connected(node));
+        if !is_usable {
+            client.dial(leader.node());
+        }
+        is_usable
+    }
+
     fn give_up(&mut self, error: RequestError) {
         match self.state.session() {
             Some(_) => self.state.end(Ending::Refused(error)),
@@ -244,8 +254,8 @@ impl Task {
     }
 
     /// What began then with a peer has failed: another is tried.
-    fn pass_over(&mut self, peer: &PeerId, began: Instant, reason: String) {
-        self.peers.failed_since(peer, began);
+    fn pass_over(&mut self, (peer, began): (&PeerId, Instant), is_lost: bool, reason: String) {
+        self.peers.attempt_failed((peer, began), is_lost);
         if self.state.session().is_none() {
             self.failed.retain(|(failed, _)| failed != peer);
             self.failed.push((peer.clone(), reason.clone()));
@@ -322,7 +332,7 @@ impl Task {
         if self.state.is_stalled(now_ms)
             && let Some(peer) = self.hang_up(None)
         {
-            self.pass_over(&peer, Instant::now(), "the node does not answer".to_owned());
+            self.pass_over((&peer, Instant::now()), false, "the node does not answer".to_owned());
         }
         while let Some(completion) = self.state.next_completion() {
             self.complete(completion);
