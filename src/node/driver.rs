@@ -99,6 +99,8 @@ pub(super) enum Event {
     Reserve { spec: ClusterSpec, reply: oneshot::Sender<Vec<PeerFailure>> },
     /// Start peers that were prepared.
     Start { id: Incarnation, reply: oneshot::Sender<Result<(), String>> },
+    /// Another node has dialed this one.
+    Came { node: NodeAddr },
     /// All peers of a new cluster have started: the one here runs at once.
     Elect { incarnation: Incarnation },
     /// Forget peers, prepared or started.
@@ -348,6 +350,7 @@ impl Driver {
             }
             Event::Reserve { spec, reply } => drop(reply.send(self.reserve(spec))),
             Event::Start { id, reply } => self.start_peers(id, reply),
+            Event::Came { node } => self.parts.network.came(&node),
             Event::Elect { incarnation } => {
                 if let Some(peer) = self.running(incarnation) {
                     peer.replica.hasten_election();

@@ -84,6 +84,9 @@ impl Listener {
 
     async fn serve_peer(self, from: NodeAddr, connection: Connection) {
         let Ok(mut receiver) = PeerReceiver::accept(connection.clone()).await else { return };
+        if self.events.send(Event::Came { node: from.clone() }).await.is_err() {
+            return;
+        }
         while let Ok(frame) = receiver.recv().await {
             let from_node = from.clone();
             let event = match codec::decode::<NodeFrame>(&frame) {

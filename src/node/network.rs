@@ -48,6 +48,11 @@ impl Network {
         link.send(is_urgent, codec::encode(frame).into());
     }
 
+    /// A node has dialed this one.
+    pub(super) fn came(&self, node: &NodeAddr) {
+        self.links.get(node).into_iter().for_each(PeerLink::came);
+    }
+
     /// Closes all connections, telling the other sides.
     pub(super) async fn close(self) {
         self.endpoint.close("the node is stopping").await;

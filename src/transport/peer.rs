@@ -91,6 +91,8 @@ struct Shared {
     ordered: Queue,
     state: Mutex<LinkState>,
     dropped: AtomicU64,
+    /// The node has dialed this one: it is there.
+    came: Notify,
 }
 
 impl PeerLink {
@@ -103,6 +105,7 @@ impl PeerLink {
             ordered: Queue::default(),
             state: Mutex::new(LinkState::Connecting),
             dropped: AtomicU64::new(0),
+            came: Notify::new(),
         });
         let task = tokio::spawn(run(endpoint, Arc::clone(&shared))).abort_handle();
         Self { shared, task }
@@ -123,6 +126,11 @@ impl PeerLink {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
         queued
+    }
+
+    /// The other node has dialed this one, so it is there: unless it is connected, it is dialed anew at once.
+    pub fn came(&self) {
+        self.shared.came.notify_one();
     }
 
     /// Where it stands.
@@ -171,7 +179,13 @@ impl Shared {
 async fn run(endpoint: Endpoint, shared: Arc<Shared>) {
     let mut wait = FIRST_WAIT;
     loop {
-        let outcome = timeout(ATTEMPT_TIMEOUT, Streams::open(&endpoint, &shared.node)).await;
+        let attempt = timeout(ATTEMPT_TIMEOUT, Streams::open(&endpoint, &shared.node));
+        let outcome = tokio::select! {
+            biased;
+            outcome = attempt => outcome,
+            // One that began while the node was down would wait for the next of its packets to be sent again.
+            () = shared.came.notified() => continue,
+        };
         let closed = matches!(outcome, Ok(Err(OpenError::Connect(ConnectError::EndpointClosed { .. }))));
         let error = match outcome {
             Ok(Ok(streams)) => {
@@ -189,8 +203,10 @@ async fn run(endpoint: Endpoint, shared: Arc<Shared>) {
         if is_news {
             tracing::warn!(node = %shared.node, %error, "not connected; trying again");
         }
-        sleep(half_random(wait)).await;
-        wait = LAST_WAIT.min(wait * 2);
+        tokio::select! {
+            () = sleep(half_random(wait)) => wait = LAST_WAIT.min(wait * 2),
+            () = shared.came.notified() => wait = FIRST_WAIT,
+        }
     }
 }
 

@@ -237,6 +237,28 @@ async fn a_killed_and_restarted_node_is_found_long_before_the_idle_timeout() {
 }
 
 #[tokio::test]
+async fn a_node_that_has_come_is_dialed_anew_at_once() {
+    let ca = authority();
+    let (sender, _) = node(&ca);
+    // Nobody answers here.
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let link = PeerLink::spawn(sender, silent.local_addr().unwrap().to_string().parse().unwrap());
+    let dialed = async || {
+        let mut packet = [0; 2048];
+        within(silent.recv(&mut packet)).await.unwrap();
+        // RFC 9000, section 17.2: the length of the connection's id follows the first byte and the version.
+        packet[6..6 + usize::from(packet[5])].to_vec()
+    };
+    let first = dialed().await;
+    // All that leaves at first; what was lost of it is sent again much later.
+    while tokio::time::timeout(Duration::from_millis(20), dialed()).await.is_ok() {}
+    link.came();
+    // The first attempt may say goodbye.
+    let next = [dialed().await, dialed().await];
+    assert!(next.iter().any(|id| *id != first), "the next packets are of another attempt, not the first one's again");
+}
+
+#[tokio::test]
 async fn a_receiver_refuses_who_does_not_open_its_streams_as_a_link_does() {
     let (dialed, accepted, _endpoints) = pair(Protocol::Peer).await;
     let mut stream = dialed.open_uni().await.unwrap();
