@@ -14,6 +14,7 @@ pub(super) struct Peers {
     options: SessionOptions,
     leader: Option<PeerId>,
     failed_at: HashMap<PeerId, Instant>,
+    /// When each last answered: a failure that began before says nothing any more.
     answered_at: HashMap<PeerId, Instant>,
     /// Who has failed in such a way that its node may be gone.
     lost: BTreeSet<PeerId>,

@@ -241,13 +241,8 @@ fn a_member_that_says_what_cannot_be_true_is_refused_and_nothing_is_lost() {
         until("the leader sees that it differs", async || {
             let status = status(&client, leads).await;
             let applied = Some((status.applied, HashChain(Digest::of(b"a lie"))));
-            let report = Rider::Report(Report {
-                applied,
-                mark: None,
-                trial: None,
-                needs_after: None,
-                level: FeatureLevel::NEWEST,
-            });
+            let level = FeatureLevel::NEWEST;
+            let report = Rider::Report(Report { applied, mark: None, trial: None, needs_after: None, level });
             let message = Message::HeartbeatReply { round: 0 };
             mallory.say(leads, cluster, Envelope { from: liar, to, term: status.term, message }, Some(report));
             let of_liar = status.followers.into_iter().find(|follower| follower.peer == all[2].peer)?;
