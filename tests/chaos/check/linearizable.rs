@@ -6,7 +6,12 @@
 //! of some ten thousand, would take gigabytes. Here every operation has returned (`register` sees to that), so what is done
 //! is everything up to some operation and a few of those that overlap it: that is remembered.
 
+#[path = "../../core/linearizable/links.rs"]
+mod links;
+
 use std::collections::{BTreeSet, HashSet};
+
+use links::Links;
 
 /// Steps of one search. A history that can be explained takes a few for each operation.
 pub const MAX_STEPS: u64 = 50_000_000;
@@ -95,15 +100,13 @@ enum Event {
 /// A state that was tried: what was done, and the value.
 type Tried = ((usize, Box<[usize]>), Option<u64>);
 
-/// Calls and returns in the order of time, linked, so that an operation that is done can be taken out and put back. The
-/// list's end is at `events.len()`, which is its beginning as well.
+/// Calls and returns in the order of time, linked, so that an operation that is done can be taken out and put back.
 struct Search<'a> {
     history: &'a [Interval],
     /// Operations in the order of their calls: places in `history`.
     order: Vec<usize>,
     events: Vec<Event>,
-    next: Vec<usize>,
-    previous: Vec<usize>,
+    links: Links,
     /// Where each operation's call and return are.
     places: Vec<(usize, usize)>,
     value: Option<u64>,
@@ -137,14 +140,13 @@ impl<'a> Search<'a> {
                 true => places[*number].1 = place,
             }
         }
-        let count = timed.len() + 1;
+        let links = Links::new(timed.len());
         let event = |(_, is_return, number)| if is_return { Event::Return(number) } else { Event::Call(number) };
         Self {
             history,
             order,
             events: timed.into_iter().map(event).collect(),
-            next: (0..count).map(|place| (place + 1) % count).collect(),
-            previous: (0..count).map(|place| (place + count - 1) % count).collect(),
+            links,
             places,
             value: None,
             done: Done::default(),
@@ -163,7 +165,7 @@ impl<'a> Search<'a> {
         match self.events[self.at] {
             Event::Call(number) => {
                 if !self.try_operation(number) {
-                    self.at = self.next[self.at];
+                    self.at = self.links.behind(self.at);
                 }
                 None
             }
@@ -197,9 +199,9 @@ impl<'a> Search<'a> {
         }
         self.trail.push((number, std::mem::replace(&mut self.value, after)));
         let (call, returned) = self.places[number];
-        self.take_out(call);
-        self.take_out(returned);
-        self.at = self.next[self.events.len()];
+        self.links.take_out(call);
+        self.links.take_out(returned);
+        self.at = self.links.first();
         true
     }
 
@@ -207,21 +209,8 @@ impl<'a> Search<'a> {
         self.value = value;
         self.done.remove(number);
         let (call, returned) = self.places[number];
-        self.put_back(returned);
-        self.put_back(call);
-        self.at = self.next[call];
-    }
-
-    fn take_out(&mut self, place: usize) {
-        let (previous, next) = (self.previous[place], self.next[place]);
-        self.next[previous] = next;
-        self.previous[next] = previous;
-    }
-
-    /// Undoes the latest `take_out`.
-    fn put_back(&mut self, place: usize) {
-        let (previous, next) = (self.previous[place], self.next[place]);
-        self.next[previous] = place;
-        self.previous[next] = place;
+        self.links.put_back(returned);
+        self.links.put_back(call);
+        self.at = self.links.behind(call);
     }
 }

@@ -4,11 +4,14 @@
 //!
 //! An operation that never returned may have taken effect at any time after its call, or never.
 
+mod links;
 mod tests;
 
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::Hash;
+
+use links::Links;
 
 /// A single copy of what is under test.
 pub trait Model {
@@ -58,13 +61,11 @@ enum Event {
     Return(usize),
 }
 
-/// Calls and returns in the order of time, linked, so that an operation that is done can be taken out and put back. The
-/// list's end is at `events.len()`, which is its beginning as well.
+/// Calls and returns in the order of time, linked, so that an operation that is done can be taken out and put back.
 struct Search<'a, M: Model> {
     operations: &'a [Operation<M::Call, M::Return>],
     events: Vec<Event>,
-    next: Vec<usize>,
-    previous: Vec<usize>,
+    links: Links,
     /// Where each operation's call and return are.
     places: Vec<(usize, Option<usize>)>,
     state: M::State,
@@ -93,12 +94,11 @@ impl<'a, M: Model> Search<'a, M> {
             }
         }
         let event = |(_, number, is_call)| if is_call { Event::Call(number) } else { Event::Return(number) };
-        let count = timed.len() + 1;
+        let links = Links::new(timed.len());
         Self {
             operations,
             events: timed.into_iter().map(event).collect(),
-            next: (0..count).map(|place| (place + 1) % count).collect(),
-            previous: (0..count).map(|place| (place + count - 1) % count).collect(),
+            links,
             places,
             state: M::State::default(),
             done: vec![0; operations.len().div_ceil(64)].into(),
@@ -117,7 +117,7 @@ impl<'a, M: Model> Search<'a, M> {
         match self.events.get(self.at) {
             Some(Event::Call(number)) => {
                 if !self.try_operation(*number) {
-                    self.at = self.next[self.at];
+                    self.at = self.links.behind(self.at);
                 }
                 None
             }
@@ -148,18 +148,18 @@ impl<'a, M: Model> Search<'a, M> {
         }
         self.trail.push((number, std::mem::replace(&mut self.state, after)));
         let (call, returned) = self.places[number];
-        self.take_out(call);
+        self.links.take_out(call);
         if let Some(returned) = returned {
-            self.take_out(returned);
+            self.links.take_out(returned);
             self.open -= 1;
         }
-        self.at = self.next[self.events.len()];
+        self.at = self.links.first();
         true
     }
 
     /// Whether those that must be done soon may be done once this one has led to this state.
     fn may_go_on(&self, done: usize, state: &M::State) -> bool {
-        let mut at = self.next[self.events.len()];
+        let mut at = self.links.first();
         while let Some(event) = self.events.get(at) {
             match event {
                 Event::Call(number) if *number != done => {
@@ -171,7 +171,7 @@ impl<'a, M: Model> Search<'a, M> {
                 Event::Return(number) if *number != done => return true,
                 Event::Call(_) | Event::Return(_) => {}
             }
-            at = self.next[at];
+            at = self.links.behind(at);
         }
         true
     }
@@ -181,23 +181,10 @@ impl<'a, M: Model> Search<'a, M> {
         self.done[number / 64] ^= 1 << (number % 64);
         let (call, returned) = self.places[number];
         if let Some(returned) = returned {
-            self.put_back(returned);
+            self.links.put_back(returned);
             self.open += 1;
         }
-        self.put_back(call);
-        self.at = self.next[call];
-    }
-
-    fn take_out(&mut self, place: usize) {
-        let (previous, next) = (self.previous[place], self.next[place]);
-        self.next[previous] = next;
-        self.previous[next] = previous;
-    }
-
-    /// Undoes the latest `take_out`.
-    fn put_back(&mut self, place: usize) {
-        let (previous, next) = (self.previous[place], self.next[place]);
-        self.next[previous] = place;
-        self.previous[next] = place;
+        self.links.put_back(call);
+        self.at = self.links.behind(call);
     }
 }
