@@ -3,6 +3,7 @@
 //!
 //! The version of the protocol is agreed on by ALPN when the connection is made.
 
+mod canary;
 mod fault;
 mod membership;
 mod session;
@@ -12,6 +13,7 @@ mod upgrade;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use canary::{CanaryDifference, CanaryEnd, CanaryReport, MAX_CANARY_DIFFERENCES, MAX_CANARY_MS, RunCanary};
 pub use fault::{BackendFault, CommandError, CommandReply, GuestFault};
 pub use membership::{ChangeMembers, ChangeRefusal, Membership};
 pub use session::{
@@ -132,6 +134,14 @@ pub enum Request {
         /// How long the node waits for the replicas, once they have the component, in milliseconds.
         timeout_ms: u64,
     },
+    /// Run another backend beside that of this peer, which must not lead unless it is alone, and compare what they do. The
+    /// component's bytes follow on the stream. It ends early if the client goes away.
+    Canary {
+        /// The peer's name on the node.
+        peer: String,
+        /// Which backend, and for how long.
+        canary: RunCanary,
+    },
 }
 
 impl Request {
@@ -206,6 +216,8 @@ pub enum Reply {
         /// The entry that has moved it; none if it ran that already.
         index: Option<Index>,
     },
+    /// What a canary has seen.
+    Canary(CanaryReport),
 }
 
 /// Why a request failed.

@@ -102,6 +102,11 @@ impl Failure {
         Self::new(Self::ABSENT, message)
     }
 
+    /// The same, where it was said already.
+    pub(super) fn shown(self) -> Self {
+        Self { is_shown: true, ..self }
+    }
+
     pub(super) fn report(mut self, output: Output) -> ExitCode {
         self.show(output);
         ExitCode::from(self.code)

@@ -6,11 +6,14 @@ use bytes::Bytes;
 
 use crate::access::{AccessControl, AccessList};
 use crate::client::{CallError, Client, MembershipError, SessionError};
-use crate::protocol::{NodeStatus, Reply, Request, RequestError, UpgradeCluster};
+use crate::protocol::{CanaryReport, NodeStatus, Reply, Request, RequestError, RunCanary, UpgradeCluster};
 use crate::types::{Digest, Index, NodeAddr, PeerId};
 
 impl Client {
     const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// How long a canary may take to compile, and to be given a large state.
+    const CANARY_BEGINS_WITHIN: Duration = Duration::from_secs(600);
 
     /// How a node and its peers are.
     ///
@@ -135,6 +138,36 @@ impl Client {
         match self.ask_leader_with(peer, request, &component, timeout, true).await? {
             (_, Reply::Upgraded { index }) => Ok(index),
             (leader, _) => Err(MembershipError::Unknown(CallError::Mismatched { node: leader.node().clone() })),
+        }
+    }
+
+    /// Runs another backend beside that of a peer: it is given the peer's state, as in an upgrade, and then what the peer applies, and
+    /// what both come to is compared, until it has run `max_commands` or for `max_time`. Nothing of the cluster is changed. The
+    /// peer must not lead, unless it is alone. Needs an admin certificate.
+    ///
+    /// # Errors
+    /// [`SessionError::Call`] when its node gives no answer, [`SessionError::Failed`] when the canary cannot begin.
+    pub async fn canary(
+        &self,
+        peer: &PeerId,
+        component: Bytes,
+        migration: Option<Bytes>,
+        max_commands: u64,
+        max_time: Duration,
+    ) -> Result<CanaryReport, SessionError> {
+        let upgrade = UpgradeCluster {
+            component: Digest::of(&component),
+            component_size_bytes: component.len() as u64,
+            migration,
+        };
+        let max_ms = max_time.as_millis().try_into().unwrap_or(u64::MAX);
+        let canary = RunCanary { upgrade, max_commands, max_ms };
+        let request = Request::Canary { peer: peer.name().to_owned(), canary };
+        let timeout = max_time.saturating_add(Self::CANARY_BEGINS_WITHIN);
+        match self.call_with_body(peer.node(), &request, &component, timeout).await.map_err(SessionError::Call)? {
+            Reply::Canary(report) => Ok(report),
+            Reply::Failed(error) => Err(SessionError::Failed(error)),
+            _ => Err(SessionError::Call(CallError::Mismatched { node: peer.node().clone() })),
         }
     }
 

@@ -95,7 +95,8 @@ impl Machine {
             if let Step::Upgrade(upgrade) = &step {
                 // What is handed over is the state behind all that came before.
                 self.run(std::mem::take(&mut batch), &mut applied)?;
-                let (outcome, changed) = self.upgrade(entry, upgrade, budget, others)?;
+                let at = Moment { index: entry.index.0, time_ms: entry.time_ms };
+                let (outcome, changed) = self.upgrade(at, upgrade, budget, others)?;
                 self.tell(entry, outcome, changed, None, &mut applied);
             } else {
                 // What comes after the end of a session must find it gone.

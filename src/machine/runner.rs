@@ -97,6 +97,12 @@ pub struct Target {
 }
 
 impl Target {
+    /// The last entry to apply.
+    #[must_use]
+    pub fn index(&self) -> Index {
+        self.at.0
+    }
+
     /// The machine, made from its past. None when the log has given way to a snapshot that is yet to be restored.
     ///
     /// # Errors

@@ -8,24 +8,33 @@ use bytes::Bytes;
 
 use crate::machine::{Backend, BackendSource, Budget, Fault, Key, Machine, Moment, Origin, Outcome, StartError};
 use crate::protocol::UpgradeRefusal;
-use crate::raft::{Entry, Upgrade};
+use crate::raft::Upgrade;
 
 /// Longest reason of a backend for not taking a state, in bytes: it goes to who waits, and into the status.
 const MAX_REASON_BYTES: usize = 1024;
 
 impl Machine {
+    /// Moves the machine to another backend here and now, as if the next entry said so, to see how that ends. No replica of its
+    /// cluster is like it from then on.
+    ///
+    /// # Errors
+    /// [`Fault`]: the machine is dead.
+    pub fn try_upgrade(&mut self, upgrade: &Upgrade, others: &mut dyn BackendSource) -> Result<Outcome, Fault> {
+        let (outcome, _) = self.upgrade(self.moment(), upgrade, Budget::Configured, others)?;
+        Ok(outcome)
+    }
+
     /// Moves the machine to another backend. Where the former one has died of the end of sessions, the new one is to clean up.
     ///
     /// # Errors
     /// [`Fault`]: the machine is dead.
     pub(super) fn upgrade(
         &mut self,
-        entry: &Entry,
+        at: Moment,
         upgrade: &Upgrade,
         budget: Budget,
         others: &mut dyn BackendSource,
     ) -> Result<(Outcome, Vec<Key>), Fault> {
-        let at = Moment { index: entry.index.0, time_ms: entry.time_ms };
         let mut backend = match self.hand_over(at, upgrade, budget, others)? {
             Ok(backend) => backend,
             Err(reason) => return Ok((Outcome::NotUpgraded(UpgradeRefusal::Refused(shorten(reason))), Vec::new())),

@@ -17,6 +17,7 @@ use crate::access::{Access, AccessList};
 use crate::feature_level::FeatureLevel;
 use crate::machine::Command;
 use crate::node::backends::Backends;
+use crate::node::canary::CanaryEvent;
 use crate::node::config::Isolation;
 use crate::node::courier::Courier;
 use crate::node::departure::{Departure, Doors};
@@ -115,6 +116,8 @@ pub(super) enum Event {
     PlanRemoval { peer: String, is_forced: bool, reply: oneshot::Sender<Result<ClusterSpec, RequestError>> },
     /// Moving a cluster to another backend.
     Upgrade(UpgradeEvent),
+    /// Trying another backend beside a peer's own.
+    Canary(CanaryEvent),
     /// Have leadership handed over.
     Transfer { peer: String, to: Option<PeerId>, timeout_ms: u64, reply: oneshot::Sender<Result<PeerId, RequestError>> },
     /// May a node send a snapshot with this message? Whom it is for must live here, and listen to whom it is from.
@@ -309,6 +312,7 @@ impl Driver {
             }
             Event::Alive { from, life, is_disk_full } => self.alive(&from, life, is_disk_full),
             Event::Upgrade(event) => self.upgrade_event(event),
+            Event::Canary(event) => self.canary_event(event),
             Event::Standing { from, frame } => self.standing(&from, frame),
             Event::Write { peer, client, data, timeout_ms, journey, reply } => {
                 let needs = client.clone().map(|client| (client, Access::Write));

@@ -28,10 +28,10 @@ use crate::node::frames::{
 use crate::node::lifecycle::PeerRecord;
 use crate::node::standing::Introduction;
 use crate::protocol::{
-    BackendFault, ChangeMembers, ChangeRefusal, CreateCluster, FollowerStatus, GuestFault, MachineStatus, Membership,
-    NodeStatus, PeerFailure, PeerStatus, Reply, Request, RequestError, Sending, SessionEnd, SessionEvent,
-    SessionRefusal, SessionRequest, SessionSecret, SessionStart, SnapshotProgress, TriggerId, TriggerReason,
-    UpgradeCluster, UpgradeRefusal, UpgradeStatus,
+    BackendFault, CanaryDifference, CanaryEnd, CanaryReport, ChangeMembers, ChangeRefusal, CreateCluster,
+    FollowerStatus, GuestFault, MachineStatus, Membership, NodeStatus, PeerFailure, PeerStatus, Reply, Request,
+    RequestError, RunCanary, Sending, SessionEnd, SessionEvent, SessionRefusal, SessionRequest, SessionSecret,
+    SessionStart, SnapshotProgress, TriggerId, TriggerReason, UpgradeCluster, UpgradeRefusal, UpgradeStatus,
 };
 use crate::raft::{
     AppendReply, Configuration, Entry, Envelope, Message, Payload, ReadId, SnapshotMeta, Upgrade, Verdict,
@@ -389,11 +389,20 @@ fn requests() -> Vec<Request> {
         Request::Delete { peer: peer_name(), is_forced: true },
         Request::Transfer { peer: peer_name(), to: Some(peer()), timeout_ms },
         Request::Upgrade { peer: peer_name(), upgrade: upgrade(), timeout_ms },
+        Request::Canary {
+            peer: peer_name(),
+            canary: RunCanary { upgrade: upgrade(), max_commands: 1000, max_ms: 60_000 },
+        },
     ]
 }
 
 fn upgrade() -> UpgradeCluster {
     UpgradeCluster { component: DIGEST, component_size_bytes: 100, migration: Some(text("m")) }
+}
+
+fn canary(end: CanaryEnd) -> CanaryReport {
+    let difference = CanaryDifference { index: Index(9), present: name("one"), canary: name("another") };
+    CanaryReport { from: Index(8), commands: 2, differing: 1, differences: vec![difference], end }
 }
 
 fn replies() -> Vec<Reply> {
@@ -417,6 +426,11 @@ fn replies() -> Vec<Reply> {
         Reply::Deleted,
         Reply::Transferred { leader: peer() },
         Reply::Upgraded { index: Some(index) },
+        Reply::Canary(canary(CanaryEnd::Done)),
+        Reply::Canary(canary(CanaryEnd::NotUpgraded(UpgradeRefusal::Refused(name("why"))))),
+        Reply::Canary(canary(CanaryEnd::Died { on: index, fault: fault() })),
+        Reply::Canary(canary(CanaryEnd::FellBehind)),
+        Reply::Canary(canary(CanaryEnd::Interrupted(name("why")))),
         Reply::Failed(RequestError::NotLeader { leader: Some(peer()) }),
         Reply::Failed(RequestError::NoLeader),
         Reply::Failed(RequestError::Overloaded),

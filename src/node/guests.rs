@@ -231,20 +231,20 @@ impl Shared {
     }
 }
 
-/// Gives the calling thread only what others leave of the processors. Snapshots take all of one for seconds, and nobody
-/// waits for them.
+/// Gives the calling thread only what others leave of the processors. Snapshots and canaries take all of one for seconds, and
+/// nobody's request waits for them.
 #[cfg(target_os = "linux")]
-fn yield_to_others() {
+pub(super) fn yield_to_others() {
     const LOWEST_PRIORITY: i32 = 19;
     // On Linux, a priority is a thread's own.
     if let Err(error) = rustix::process::setpriority_process(None, LOWEST_PRIORITY) {
-        tracing::warn!(%error, "making snapshots may slow down what else the node does");
+        tracing::warn!(%error, "what it does in the background may slow down what else it does");
     }
 }
 
 /// Elsewhere, a priority is that of the whole process.
 #[cfg(not(target_os = "linux"))]
-fn yield_to_others() {}
+pub(super) fn yield_to_others() {}
 
 /// How long the next job waits where `threads` may run at a time and those that run began `since`.
 fn wait_for_turn(threads: usize, since: impl Iterator<Item = Instant>, now: Instant) -> Duration {

@@ -4,6 +4,7 @@
 //! (`machine::Runner`): a query costs that query, and of a command the replica is told. Queries have an instance of their
 //! own (`reader`), and snapshots too (`snapshot`), unless the node is told to spare the memory.
 
+mod canary;
 mod reader;
 mod snapshot;
 
@@ -17,15 +18,17 @@ use crate::machine::{
 };
 use crate::node::backends::{BackendError, Backends};
 use crate::node::config::Isolation;
-use crate::protocol::RequestError;
+use crate::protocol::{CanaryEnd, RequestError};
 use crate::raft::{Entry, LogRead, LogReadPurpose, SnapshotMeta};
 use crate::replica::{Job, Query, QueryAnswer};
 use crate::store::{SnapshotHeader, Store, StoreError};
 use crate::types::{Digest, Incarnation, Index, SessionId};
 
+use canary::Feed;
 use reader::Reader;
 use snapshot::{SnapshotFailure, SnapshotMade};
 
+pub(super) use canary::CanaryOrder;
 pub(super) use snapshot::SnapshotTask;
 
 /// How much of the log a rebuild reads at a time, in bytes.
@@ -48,6 +51,8 @@ pub(super) enum HostJob {
     /// Take note of a snapshot that was made in the background. The replica hears of it then: what it is made from must stay
     /// until nobody here goes back to that.
     SnapshotMade(SnapshotMade),
+    /// Run another backend beside the machine. One that runs already gives way.
+    Canary(CanaryOrder),
 }
 
 /// What became of a job.
@@ -107,6 +112,8 @@ pub(super) struct Host {
     restores: u64,
     /// A snapshot that is to be made in the background.
     task: Option<SnapshotTask>,
+    /// Another backend that is to see what is applied.
+    canary: Option<Feed>,
 }
 
 /// What the machine is made from.
@@ -133,7 +140,7 @@ impl Host {
     ) -> Self {
         let reader = (isolation == Isolation::Separate).then(Reader::default);
         let past = HostPast { incarnation, genesis, backends, store, snapshot: None, is_background: false };
-        Self { runner: None, reader, past, restores: 0, task: None }
+        Self { runner: None, reader, past, restores: 0, task: None, canary: None }
     }
 
     /// Takes out the snapshot that is to be made in the background; its end is a job.
@@ -150,13 +157,18 @@ impl Host {
             self.runner = None;
             return vec![HostEvent::Stopped(error.to_string())];
         }
+        if matches!(&job, HostJob::Replica(Job::Restore(_) | Job::Rewind(..))) {
+            self.end_canary("the state of its peer was made anew");
+        }
         let reader = self.reader.as_mut();
         let done = match (job, &mut self.runner) {
             (HostJob::Start(None), _) => self.start(None).map(|()| vec![HostEvent::Started]),
             (HostJob::Start(Some(meta)), _) => self.restore(meta),
             (HostJob::Replica(_), None) => Ok(Vec::new()),
             (HostJob::Replica(Job::Restore(meta)), _) => self.restore(meta),
-            (HostJob::Replica(Job::Apply(run)), Some(runner)) => apply(runner, reader, &run, &mut self.past),
+            (HostJob::Replica(Job::Apply(run)), Some(runner)) => {
+                apply(runner, reader, &mut self.canary, &run, &mut self.past)
+            }
             (HostJob::Replica(Job::Rewind(to, chain)), Some(runner)) => {
                 reader.into_iter().for_each(|reader| reader.rewound(to));
                 runner.rewind((to, chain), &mut self.past).map(|()| Vec::new())
@@ -174,8 +186,13 @@ impl Host {
                 Ok(Vec::new())
             }
             (HostJob::SnapshotMade(made), _) => Ok(vec![self.snapshot_made(made)]),
+            (HostJob::Canary(order), _) => {
+                self.begin_canary(order);
+                Ok(Vec::new())
+            }
         };
         done.unwrap_or_else(|error| {
+            self.end_canary("its peer has stopped");
             self.runner = None;
             vec![HostEvent::Stopped(error.to_string())]
         })
@@ -216,6 +233,19 @@ impl Host {
         Vec::new()
     }
 
+    /// Who waits for one that cannot begin is told so by its absence.
+    fn begin_canary(&mut self, order: CanaryOrder) {
+        self.end_canary("another has taken its place");
+        let target = self.runner.as_ref().map(|runner| runner.target().clone());
+        self.canary = target.and_then(|target| Feed::begin(target, &self.past, order));
+    }
+
+    fn end_canary(&mut self, reason: &str) {
+        if let Some(feed) = self.canary.take() {
+            feed.end(CanaryEnd::Interrupted(reason.to_owned()));
+        }
+    }
+
     /// From now on machines are made again from a snapshot that was made in the background.
     fn snapshot_made(&mut self, SnapshotMade { meta, restores, result }: SnapshotMade) -> HostEvent {
         let result = match result {
@@ -237,10 +267,12 @@ impl Host {
 fn apply(
     runner: &mut Runner,
     reader: Option<&mut Reader>,
+    canary: &mut Option<Feed>,
     run: &Run,
     past: &mut HostPast,
 ) -> Result<Vec<HostEvent>, RunError<PastError>> {
     let Ran { applied, died } = runner.apply(run, past)?;
+    canary.take_if(|canary| !canary.applied(run, &applied));
     if let Some(reader) = reader {
         reader.applied(run, applied.len(), runner.at(), past)?;
     }

@@ -183,6 +183,8 @@ pub(super) struct Lifecycle {
     pub(super) backends: Arc<Backends>,
     /// One component is prepared at a time.
     pub(super) preparing: Arc<Semaphore>,
+    /// So many canaries run at a time.
+    pub(super) canaries: Arc<Semaphore>,
 }
 
 /// The loop takes no more events.

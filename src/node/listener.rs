@@ -20,7 +20,7 @@ use crate::node::quota::{Quota, Quotas};
 use crate::node::refusals::{RefusalLog, Refused};
 use crate::protocol::{
     CreateCluster, MAX_COMPONENT_BYTES, MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_MIGRATION_BYTES, MAX_REQUEST_TIMEOUT_MS,
-    Reply, Request, RequestError, SessionStart, UpgradeCluster,
+    Reply, Request, RequestError, RunCanary, SessionStart, UpgradeCluster,
 };
 use crate::transport::{
     Budget, BulkBody, CloseCode, Connection, FrameError, FrameReader, FrameWriter, Incoming, PeerReceiver, Protocol,
@@ -168,8 +168,15 @@ impl Listener {
                     return self.serve_session((identity, quota.bytes()), peer, start, reader, writer).await;
                 }
                 Ok(request) => {
-                    let is_last = !request.may_be_followed();
-                    (self.answer(identity, request, &mut reader).await?, is_last)
+                    let (is_last, is_canary) = (!request.may_be_followed(), matches!(request, Request::Canary { .. }));
+                    let answering = self.answer(identity, request, &mut reader);
+                    let reply = if is_canary {
+                        // It goes on for long, and nobody else is to have its report.
+                        tokio::select! { reply = answering => reply?, () = writer.abandoned() => return Ok(()) }
+                    } else {
+                        answering.await?
+                    };
+                    (reply, is_last)
                 }
                 Err(error) => (Reply::Failed(RequestError::Invalid { reason: error.to_string() }), true),
             };
@@ -270,6 +277,7 @@ impl Listener {
                 let timeout_ms = timeout_ms.min(MAX_REQUEST_TIMEOUT_MS);
                 self.upgrade(peer, upgrade, timeout_ms, reader).await?
             }
+            Request::Canary { peer, canary } => self.canary(peer, canary, reader).await?,
             Request::Session { .. } => Err(invalid("a session has a stream of its own".to_owned())),
         };
         Ok(answer.unwrap_or_else(Reply::Failed))
@@ -280,7 +288,10 @@ impl Listener {
     async fn authorize(&self, identity: &Role, request: &Request) -> Result<(), RequestError> {
         let denied = || Err(RequestError::PermissionDenied { identity: identity.to_string() });
         let (peer, timeout_ms) = match request {
-            Request::Create(_) | Request::Upgrade { .. } | Request::Delete { is_forced: true, .. } => {
+            Request::Create(_)
+            | Request::Upgrade { .. }
+            | Request::Canary { .. }
+            | Request::Delete { is_forced: true, .. } => {
                 return if identity.is_admin() { Ok(()) } else { denied() };
             }
             Request::ChangeMembers { peer, timeout_ms, .. } | Request::Transfer { peer, timeout_ms, .. } => {
@@ -330,10 +341,8 @@ impl Listener {
         timeout_ms: u64,
         reader: &mut FrameReader,
     ) -> Result<Result<Reply, RequestError>, FrameError> {
-        if upgrade.migration.as_ref().is_some_and(|migration| migration.len() > MAX_MIGRATION_BYTES) {
-            return Ok(Err(invalid(format!(
-                "what is said to the new backend has more than {MAX_MIGRATION_BYTES} bytes"
-            ))));
+        if let Err(error) = check_migration(&upgrade) {
+            return Ok(Err(error));
         }
         let plan = match self.lifecycle.plan_upgrade(&peer).await {
             Ok(plan) => plan,
@@ -347,6 +356,28 @@ impl Listener {
         let lifecycle = self.lifecycle.clone();
         let upgrading = tokio::spawn(async move { lifecycle.upgrade(plan, upgrade, component, timeout_ms).await });
         Ok(upgrading.await.unwrap_or(Err(RequestError::Stopping)))
+    }
+
+    /// Runs a canary. Whether it may run is said before the component is read.
+    async fn canary(
+        &self,
+        peer: String,
+        canary: RunCanary,
+        reader: &mut FrameReader,
+    ) -> Result<Result<Reply, RequestError>, FrameError> {
+        if let Err(error) = check_migration(&canary.upgrade) {
+            return Ok(Err(error));
+        }
+        let plan = match self.lifecycle.plan_canary(&peer).await {
+            Ok(plan) => plan,
+            Err(error) => return Ok(Err(error)),
+        };
+        let component = match self.upload(canary.upgrade.component_size_bytes, reader).await? {
+            // Others may upload while it runs.
+            Ok((_permit, component)) => component,
+            Err(error) => return Ok(Err(error)),
+        };
+        Ok(self.lifecycle.run_canary(plan, canary, component).await.map(Reply::Canary))
     }
 
     /// Reads the component behind a request. It is held in memory, so they are few: the permit is kept as long as it is needed.
@@ -466,6 +497,16 @@ fn bounded(reply: &Reply) -> Vec<u8> {
     }
     let reason = format!("the backend's reply has {} bytes, more than a reply may have; ask for less", bytes.len());
     codec::encode(&Reply::Failed(invalid(reason)))
+}
+
+/// Whether a backend can be told so much.
+fn check_migration(upgrade: &UpgradeCluster) -> Result<(), RequestError> {
+    match &upgrade.migration {
+        Some(migration) if migration.len() > MAX_MIGRATION_BYTES => {
+            Err(invalid(format!("what is said to the new backend has more than {MAX_MIGRATION_BYTES} bytes")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn invalid(reason: String) -> RequestError {

@@ -13,6 +13,7 @@
 //! They talk by queues with bounds; no lock is held while anything waits.
 
 mod backends;
+mod canary;
 mod certificates;
 mod change;
 mod config;
@@ -264,6 +265,7 @@ async fn run(
         events: events.clone(),
         backends: Arc::clone(&backends),
         preparing: Arc::new(Semaphore::new(1)),
+        canaries: Arc::new(Semaphore::new(canary::MAX_CANARIES)),
     };
     let doors = Doors::new();
     let listener = Listener::new(lifecycle.clone(), courier_thread.address.clone(), doors.clone(), refusal_log.clone());

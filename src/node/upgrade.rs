@@ -202,7 +202,7 @@ impl Lifecycle {
     }
 }
 
-fn failure(peer: &PeerId, error: &CallError) -> PeerFailure {
+pub(super) fn failure(peer: &PeerId, error: &CallError) -> PeerFailure {
     PeerFailure { peer: peer.clone(), reason: shorten_reason(&error.to_string()) }
 }
 
@@ -220,7 +220,7 @@ impl HostedPeer {
     }
 
     /// What a backend of this cluster with that component is made from.
-    fn genesis_with(&self, component: Digest) -> Genesis {
+    pub(super) fn genesis_with(&self, component: Digest) -> Genesis {
         Genesis { component, ..self.record.genesis.clone() }
     }
 

@@ -240,6 +240,12 @@ impl FrameWriter {
         drop(self.stream.finish());
     }
 
+    /// Returns once the receiver wants to hear no more, or cannot be reached.
+    pub async fn abandoned(&self) {
+        // Either way nobody hears more.
+        drop(self.stream.stopped().await);
+    }
+
     /// Takes the stream back, with a reason of the layer above: what the receiver has not read is void.
     pub fn reset(&mut self, code: u32) {
         // An error means that there is nothing left to take back.

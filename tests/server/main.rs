@@ -5,6 +5,7 @@ mod backend;
 mod backend_check;
 mod bench;
 mod bundled;
+mod canary;
 mod catching_up;
 mod certificates;
 mod compile;

@@ -18,13 +18,13 @@ const MINIMAL: &str = include_str!("../components/minimal.wat");
 const FINISH: &str = r#"(func (export "finish") (param i32) (result i32) (i32.const 1024))"#;
 
 /// The kv backend with a note that nobody reads: another component that does the same.
-fn kv_with(note: u8) -> Vec<u8> {
+pub fn kv_with(note: u8) -> Vec<u8> {
     // A custom section: its size, then its name behind that of its own, then what it holds.
     [KV, &[0, 3, 1, b'n', note]].concat()
 }
 
 /// A session that counts, each write only if exactly those before it were done, and notes how long it waits.
-struct Count {
+pub struct Count {
     ends: Arc<AtomicBool>,
     longest_ms: Arc<AtomicU64>,
     done: Arc<AtomicU64>,
@@ -32,7 +32,7 @@ struct Count {
 }
 
 impl Count {
-    fn start(nodes: &Nodes, peers: &[PeerId]) -> Self {
+    pub fn start(nodes: &Nodes, peers: &[PeerId]) -> Self {
         let (ends, longest_ms, done) =
             (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let (has_ended, longest, counted) = (Arc::clone(&ends), Arc::clone(&longest_ms), Arc::clone(&done));
@@ -72,19 +72,19 @@ impl Count {
         self.longest_ms.swap(0, Ordering::Relaxed)
     }
 
-    fn more(&self, writes: u64) {
+    pub fn more(&self, writes: u64) {
         let enough = self.done.load(Ordering::Relaxed) + writes;
         until("it counts on", || self.done.load(Ordering::Relaxed) >= enough);
     }
 
-    fn end(self) -> u64 {
+    pub fn end(self) -> u64 {
         self.ends.store(true, Ordering::Relaxed);
         self.counting.join().unwrap()
     }
 }
 
 /// Waits until these peers run a component and have applied the same.
-fn until_on(nodes: &Nodes, peers: &[PeerId], component: Digest) {
+pub fn until_on(nodes: &Nodes, peers: &[PeerId], component: Digest) {
     until("all replicas run the component and are equal", || {
         let all: Option<Vec<_>> = peers.iter().map(|peer| nodes.status(peer)).collect();
         all.is_some_and(|all| {
@@ -97,7 +97,7 @@ fn until_on(nodes: &Nodes, peers: &[PeerId], component: Digest) {
     });
 }
 
-fn write_component(nodes: &Nodes, name: &str, bytes: &[u8]) -> String {
+pub fn write_component(nodes: &Nodes, name: &str, bytes: &[u8]) -> String {
     let path = nodes.folder().join(name);
     std::fs::write(&path, bytes).unwrap();
     path.to_str().unwrap().to_owned()

@@ -199,3 +199,20 @@ fn what_sessions_have_left_behind_is_cleaned_up_by_the_new_backend() {
     assert_eq!(applied[0].changed, [Key::copy_from_slice(&1_u64.to_le_bytes())]);
     assert_eq!(machine.orphaned(), 0);
 }
+
+#[test]
+fn an_upgrade_that_is_tried_ends_as_one_in_the_log_would() {
+    let by_name = |name: &str, migration| match upgrade(1, "total", name, migration).payload {
+        Payload::Upgrade(upgrade) => upgrade,
+        _ => unreachable!(),
+    };
+    let mut tried = machine();
+    apply(&mut tried, &[write(1, "20")]);
+    let upgraded = Outcome::Upgraded { component: Digest::of(b"two"), version: "two".to_owned() };
+    assert_eq!(tried.try_upgrade(&by_name("two", Some("100")), &mut AllTotals), Ok(upgraded));
+    assert_eq!(apply(&mut tried, &[write(2, "1")]), [replied("two 121")], "it stands where it stood");
+
+    let refused = machine().try_upgrade(&by_name("refuses", None), &mut AllTotals);
+    assert!(matches!(refused, Ok(Outcome::NotUpgraded(UpgradeRefusal::Refused(_)))), "{refused:?}");
+    assert_eq!(machine().try_upgrade(&by_name("dies", None), &mut AllTotals), Err(trap("died reading")));
+}

@@ -1,12 +1,15 @@
 //! A host with a real store and a component that does on command what it must not.
 
+mod canary;
 mod reader;
 mod snapshot;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::machine::{Budget, Command, GuestFault, Outcome, Ruling, Rulings};
