@@ -11,10 +11,12 @@
 
 pub mod api;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use api::{KvCommand, KvEntry, KvExpected, KvQuery, KvReply, MAX_KEY_BYTES, MAX_RANGE_BYTES, MAX_RANGE_ENTRIES};
+use serde::{Serialize, Serializer};
 use zraft_backend::{Apply, Backend, Bincode, Origin, Query, RecordReader, RecordWriter, Snapshot};
 
 /// How many levels of folders have triggers of their own, the root not counted.
@@ -81,7 +83,11 @@ impl Kv {
             return Err(format!("a key has 1 to {MAX_KEY_BYTES} bytes, this one {}", key.len()));
         }
         let stored = Stored { value, index: at.index(), session: at.session() };
-        self.insert(key.clone(), stored);
+        match self.entries.get_mut(&key) {
+            // Most puts are like this, and need no other copy of the key.
+            Some(before) if before.session == stored.session => *before = stored,
+            _ => self.insert(key.clone(), stored),
+        }
         name_changed(key, at);
         Ok(KvReply::Written { index: at.index() })
     }
@@ -120,9 +126,15 @@ impl Kv {
             self.owned.entry(session).or_default().insert(key.clone());
         }
         let session = stored.session;
-        let before = self.entries.insert(key.clone(), stored).and_then(|before| before.session);
-        if before != session {
-            self.disown(&key, before);
+        match self.entries.entry(key) {
+            Entry::Vacant(place) => drop(place.insert(stored)),
+            Entry::Occupied(mut place) => {
+                let before = place.insert(stored).session;
+                if before != session {
+                    let key = place.key().clone();
+                    self.disown(&key, before);
+                }
+            }
         }
     }
 
@@ -196,6 +208,16 @@ pub struct Reader {
     records: RecordWriter,
 }
 
+/// Bytes of an entry. With what else it has behind them in a tuple they are encoded as a [`KvEntry`] is, and nothing is copied
+/// for that.
+struct Piece<'a>(&'a [u8]);
+
+impl Serialize for Piece<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
 impl Snapshot for Kv {
     type Reader = Reader;
     type Writer = (Kv, RecordReader);
@@ -205,11 +227,13 @@ impl Snapshot for Kv {
         let mut entries = self.entries.range::<Vec<u8>, _>((start, Bound::Unbounded));
         let mut last = None;
         while reader.records.pending_bytes() < max_bytes {
-            let Some(record) = entries.next() else { break };
-            reader.records.push(&to_entry(record));
-            last = Some(record.0.clone());
+            let Some((key, Stored { value, index, session })) = entries.next() else { break };
+            reader.records.push(&(Piece(key), Piece(value), index, session));
+            last = Some(key);
         }
-        reader.last = last.or(reader.last.take());
+        if let Some(last) = last {
+            reader.last = Some(last.clone());
+        }
         reader.records.take(max_bytes)
     }
 

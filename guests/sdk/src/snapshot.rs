@@ -1,5 +1,7 @@
 //! How a state is written to a snapshot and read back.
 
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -95,10 +97,13 @@ impl RecordWriter {
     /// # Panics
     /// If its `Serialize` fails, or its encoding is 4 GiB or longer, which no guest's memory holds.
     pub fn push<T: Serialize>(&mut self, record: &T) {
-        let encoded = bincode::serde::encode_to_vec(record, STANDARD).expect("the record can be serialized");
-        let length = u32::try_from(encoded.len()).expect("a record fits into memory");
-        self.pending.extend_from_slice(&length.to_le_bytes());
-        self.pending.extend_from_slice(&encoded);
+        let begin = self.pending.len();
+        self.pending.extend_from_slice(&[0; LENGTH_BYTES]);
+        let encoded = bincode::serde::encode_into_writer(record, AtEnd(&mut self.pending), STANDARD);
+        encoded.expect("the record can be serialized");
+        let (_, record) = self.pending.split_at_mut(begin);
+        let (length, record) = record.split_at_mut(LENGTH_BYTES);
+        length.copy_from_slice(&u32::try_from(record.len()).expect("a record fits into memory").to_le_bytes());
     }
 
     /// How many bytes wait to be taken.
@@ -112,6 +117,16 @@ impl RecordWriter {
         let rest = self.pending.split_off(max_bytes.min(self.pending.len()));
         let chunk = std::mem::replace(&mut self.pending, rest);
         (!chunk.is_empty()).then_some(chunk)
+    }
+}
+
+/// Writes what is encoded behind what there is.
+struct AtEnd<'a>(&'a mut Vec<u8>);
+
+impl Writer for AtEnd<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
     }
 }
 
