@@ -23,6 +23,9 @@ const KEYS: [usize; 2] = [1_000, 100_000];
 /// Commands and queries that are made before anything is measured, and then given again and again.
 const PREPARED: usize = 1 << 14;
 
+/// Commands a call while a state is made.
+const FILLED_A_CALL: usize = 1024;
+
 /// What a command may cost in a component, natively being 1: in batches of so many, with so many keys.
 const MOST_OF_NATIVE: f64 = 2.5;
 const JUDGED: (usize, usize) = (1_000, 128);
@@ -38,16 +41,12 @@ pub fn measure(component: &WasmFactory) -> bool {
     for keys in KEYS {
         let mut sides =
             [NativeFactory.init(Moment::default(), b"").unwrap(), component.init(Moment::default(), b"").unwrap()];
-        let (commands, queries) = (commands(keys), queries(keys));
+        let (commands, queries) = (commands(keys, VALUE_BYTES), queries(keys));
         for side in &mut sides {
-            fill(side.as_mut(), keys);
+            fill(side.as_mut(), keys, VALUE_BYTES);
         }
         for batch in BATCHES {
-            let ratio = line(keys, &format!("put, {batch:>4} a call"), &mut sides, |side, number| {
-                let at = (number * batch) % PREPARED;
-                side.apply(&commands[at..at + batch]).unwrap();
-                batch
-            });
+            let ratio = puts(keys, batch, &commands, &mut sides);
             if (keys, batch) == JUDGED {
                 judged = Some(ratio);
             }
@@ -61,6 +60,15 @@ pub fn measure(component: &WasmFactory) -> bool {
     let ratio = judged.expect("it is in the table");
     let target = format!("puts by {} a call, {} keys: at most {MOST_OF_NATIVE} times native", JUDGED.1, JUDGED.0);
     judge(&target, ratio, "", ratio <= MOST_OF_NATIVE)
+}
+
+/// A line of the table for puts, so many in each call.
+pub fn puts(keys: usize, batch: usize, commands: &[BackendCommand], sides: &mut [Box<dyn Backend>; 2]) -> f64 {
+    line(keys, &format!("put, {batch:>4} a call"), sides, |side, number| {
+        let at = (number * batch) % PREPARED;
+        side.apply(&commands[at..at + batch]).unwrap();
+        batch
+    })
 }
 
 /// Measures and prints a line of the table, and returns the ratio: the median of those within a turn, whose parts had about
@@ -89,21 +97,26 @@ fn nanoseconds(mut call: impl FnMut(usize) -> usize) -> f64 {
     started.elapsed().as_nanos() as f64 / done as f64
 }
 
-fn fill(side: &mut dyn Backend, keys: usize) {
-    let all: Vec<_> = (0..keys).map(|number| put(number, number)).collect();
-    side.apply(&all).unwrap();
+/// Puts all keys into a state.
+pub fn fill(side: &mut dyn Backend, keys: usize, value_bytes: usize) {
+    for begin in (0..keys).step_by(FILLED_A_CALL) {
+        let some: Vec<_> =
+            (begin..keys.min(begin + FILLED_A_CALL)).map(|number| put(number, number, value_bytes)).collect();
+        side.apply(&some).unwrap();
+    }
 }
 
-fn commands(keys: usize) -> Vec<BackendCommand> {
-    scattered(keys).enumerate().map(|(index, key)| put(index, key)).collect()
+/// Puts of keys in no order.
+pub fn commands(keys: usize, value_bytes: usize) -> Vec<BackendCommand> {
+    scattered(keys).enumerate().map(|(index, key)| put(index, key, value_bytes)).collect()
 }
 
 fn queries(keys: usize) -> Vec<Vec<u8>> {
     scattered(keys).map(|number| codec::encode(&KvQuery::Get { key: key(number) })).collect()
 }
 
-fn put(index: usize, number: usize) -> BackendCommand {
-    let command = KvCommand::Put { key: key(number), value: vec![b'v'; VALUE_BYTES] };
+fn put(index: usize, number: usize, value_bytes: usize) -> BackendCommand {
+    let command = KvCommand::Put { key: key(number), value: vec![b'v'; value_bytes] };
     let at = Moment { index: index as u64 + 1, time_ms: 0 };
     BackendCommand { at, session: None, data: codec::encode(&command).into() }
 }

@@ -2,13 +2,14 @@
 //! same trait and with all budgets on.
 //!
 //! ```text
-//! cargo bench --bench component    # half a minute, 1 GB of memory
+//! cargo bench --bench component    # a minute, 3 GB of memory
 //! ```
 //!
 //! The targets are ratios of neighbours in time, and medians of several rounds, so that they stand other load on the
 //! machine. Ends with exit code 1 when a target is missed.
 
 mod calls;
+mod growth;
 #[path = "../common/judge.rs"]
 mod judge;
 mod loading;
@@ -35,7 +36,7 @@ fn measure() -> bool {
     let folder = tempfile::tempdir().unwrap();
     let wasm = Wasm::in_process(folder.path()).unwrap();
     let component = factory(&wasm);
-    let held = [calls::measure(&component), loading::measure()];
+    let held = [calls::measure(&component), growth::measure(&component), loading::measure()];
     states::measure(&component);
     held.into_iter().all(|held| held)
 }
