@@ -34,6 +34,10 @@ const MAX_UPLOADS: usize = 4;
 /// How long a client may take to upload a component.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Streams of one connection that are taken in before everything else on the thread has its turn: a client that opens hundreds at
+/// once is not to hold up the others.
+const STREAMS_PER_TURN: usize = 8;
+
 /// How long a leader may take to find out that it still leads, before somebody is let delete its cluster, in milliseconds.
 const AUTHORIZE_TIMEOUT_MS: u64 = 5_000;
 
@@ -119,7 +123,12 @@ impl Listener {
         let (_client, quota) = (self.doors.client(), self.quotas.of(identity));
         let mut closing = pin!(self.doors.closing());
         let mut was_told = false;
+        let mut taken = 0;
         loop {
+            taken += 1;
+            if taken % STREAMS_PER_TURN == 0 {
+                tokio::task::yield_now().await;
+            }
             // The transport bounds the streams of a connection, and so these tasks.
             let accepted = tokio::select! {
                 accepted = connection.accept_bi() => accepted,

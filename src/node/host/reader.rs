@@ -27,7 +27,7 @@ pub(super) struct Reader {
 impl Reader {
     /// Most entries that the machine for queries may be behind. Enough for batches to be cheap, and few enough that commands,
     /// which wait meanwhile on the same thread, hardly notice.
-    pub(super) const MAX_BEHIND: usize = 256;
+    pub(super) const MAX_BEHIND: usize = 64;
 
     /// Most bytes of these entries, which are kept in memory until then. The last one may exceed it.
     const MAX_BEHIND_BYTES: usize = 1 << 20;
