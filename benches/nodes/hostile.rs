@@ -64,8 +64,8 @@ enum Case {
     Unread,
 }
 
-/// Measures, prints, and returns whether the target holds.
-pub fn measure(folder: &Path) -> bool {
+/// Measures, prints, and returns whether the target holds. Only those are measured whose names begin so.
+pub fn measure(folder: &Path, kind: &str) -> bool {
     let mut nodes = Nodes::prepare(NODES);
     nodes.keep_data_in(folder);
     (0..NODES).for_each(|number| nodes.start_node(number));
@@ -85,7 +85,7 @@ pub fn measure(folder: &Path) -> bool {
         puts.at_rate(RATE, sleep(TURN / 4)).await;
         println!("{:<18}| alone: p50  p99  worst, ms | beside: p50  p99  worst, ms | p99 beside/alone", "the clients");
         let mut worst = 0.0f64;
-        for (name, case) in CASES {
+        for (name, case) in CASES.into_iter().filter(|(name, _)| name.starts_with(kind)) {
             let mut ratios = Vec::new();
             for _ in 0..TURNS {
                 // Just before, when the machine was about the same.

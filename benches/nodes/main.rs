@@ -7,6 +7,7 @@
 //! cargo bench --bench nodes -- transfer 100  # of so many MB
 //! cargo bench --bench nodes -- neighbours    # writes beside clusters whose component does its worst; three minutes
 //! cargo bench --bench nodes -- hostile       # writes beside clients that do their worst; five minutes
+//! cargo bench --bench nodes -- hostile unread  # of one kind: garbage, forged, reconnects, unfinished, unread
 //! cargo bench --bench nodes -- native        # writes with the kv component, and with the same code natively; two minutes
 //! cargo bench --bench nodes -- failover      # without a write, when the leader's node dies or is stopped; three minutes
 //! cargo bench --bench nodes -- idle          # 1, 100 and 1,000 clusters that nobody uses; ten minutes
@@ -44,8 +45,7 @@ use tempfile::TempDir;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str =
-    "usage: cargo bench --bench nodes -- state [MB] | transfer [MB] | neighbours | hostile | failover | native | idle";
+const USAGE: &str = "usage: cargo bench --bench nodes -- state [MB] | transfer [MB] | neighbours | hostile [KIND] | failover | native | idle";
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
@@ -57,7 +57,8 @@ fn main() -> ExitCode {
         ["transfer"] => transfer::measure(folder().path(), transfer::MEGABYTES),
         ["transfer", megabytes] => transfer::measure(folder().path(), megabytes.parse().expect(USAGE)),
         ["neighbours"] => neighbours::measure(folder().path()),
-        ["hostile"] => hostile::measure(folder().path()),
+        ["hostile"] => hostile::measure(folder().path(), ""),
+        ["hostile", kind] => hostile::measure(folder().path(), kind),
         ["idle"] => idle::measure(folder().path()),
         ["failover"] => failover::measure(folder().path()),
         ["native"] => in_place::measure(folder().path()),
