@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +27,9 @@ const RATE: u32 = 200;
 const TURN: Duration = Duration::from_secs(8);
 /// Of so many turns of each case the middle one counts: one stall of the machine is not the nodes' doing.
 const TURNS: usize = 3;
+
+/// See `nice`.
+const LOWEST_PRIORITY: i32 = 19;
 
 /// How much slower the slowest of a hundred writes may get.
 const MOST_OF_ALONE: f64 = 2.0;
@@ -83,7 +86,10 @@ pub fn measure(folder: &Path, kind: &str) -> bool {
         let puts = Puts::new(load::kv(&nodes, "kv"), KEYS, VALUE_BYTES);
         // The first writes wait for the first election.
         puts.at_rate(RATE, sleep(TURN / 4)).await;
-        println!("{:<18}| alone: p50  p99  worst, ms | beside: p50  p99  worst, ms | p99 beside/alone", "the clients");
+        println!(
+            "{:<18}| alone: p50  p99  worst, ms | beside: p50  p99  worst, ms | p99 beside/alone | each node met, a second",
+            "the clients"
+        );
         let mut worst = 0.0f64;
         for (name, case) in CASES.into_iter().filter(|(name, _)| name.starts_with(kind)) {
             let mut ratios = Vec::new();
@@ -92,9 +98,10 @@ pub fn measure(folder: &Path, kind: &str) -> bool {
                 let alone = puts.at_rate(RATE, sleep(TURN)).await;
                 let hostile = Hostile::start(&nodes, case);
                 let beside = puts.at_rate(RATE, sleep(TURN)).await;
+                let met = hostile.acts.load(Ordering::Relaxed) / (NODES as u64 * TURN.as_secs());
                 drop(hostile);
                 let ratio = beside.percentile(99) / alone.percentile(99);
-                println!("{name:<18}| {} | {} | {ratio:>16.2}", figures(&alone), figures(&beside));
+                println!("{name:<18}| {} | {} | {ratio:>16.2} | {met:>24}", figures(&alone), figures(&beside));
                 ratios.push(ratio);
             }
             worst = worst.max(median(ratios));
@@ -104,9 +111,17 @@ pub fn measure(folder: &Path, kind: &str) -> bool {
     })
 }
 
+/// Counts datagrams, handshakes, requests or replies.
+type Acts = Arc<AtomicU64>;
+
 /// Clients on a thread of their own, until this is dropped.
+///
+/// It has the lowest priority. What it takes of the processors is not the nodes' doing, and real clients are elsewhere; what they make
+/// the nodes do is what counts.
 struct Hostile {
     ends: Arc<AtomicBool>,
+    /// How much they have done, in what their rates are told in.
+    acts: Acts,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -115,19 +130,22 @@ impl Hostile {
         let credentials = Credentials::load(&TlsFiles::in_folder(&nodes.certs(), "mallory")).unwrap();
         let addresses: Vec<_> = (0..NODES).map(|number| nodes.address(number).clone()).collect();
         let ends = Arc::new(AtomicBool::new(false));
-        let is_over = Arc::clone(&ends);
+        let acts = Acts::default();
+        let (is_over, acting) = (Arc::clone(&ends), Arc::clone(&acts));
         let thread = std::thread::spawn(move || {
+            // On Linux a priority is a thread's own.
+            rustix::process::setpriority_process(None, LOWEST_PRIORITY).unwrap();
             runtime().block_on(async {
-                let mut acting = JoinSet::new();
+                let mut clients = JoinSet::new();
                 for node in addresses {
-                    acting.spawn(act(case, credentials.clone(), node));
+                    clients.spawn(act(case, credentials.clone(), node, Arc::clone(&acting)));
                 }
                 while !is_over.load(Ordering::Relaxed) {
                     sleep(Duration::from_millis(20)).await;
                 }
             });
         });
-        Self { ends, thread: Some(thread) }
+        Self { ends, acts, thread: Some(thread) }
     }
 }
 
@@ -139,17 +157,17 @@ impl Drop for Hostile {
     }
 }
 
-async fn act(case: Case, credentials: Credentials, node: NodeAddr) {
+async fn act(case: Case, credentials: Credentials, node: NodeAddr, acts: Acts) {
     match case {
-        Case::Garbage => datagrams(&node, |number| vec![number as u8; DATAGRAM_BYTES]).await,
-        Case::Forged => datagrams(&node, first_packet).await,
-        Case::Reconnects => reconnect(credentials, &node).await,
-        Case::Unfinished => leave_unfinished(credentials, &node).await,
-        Case::Unread => leave_unread(credentials, &node).await,
+        Case::Garbage => datagrams(&node, &acts, |number| vec![number as u8; DATAGRAM_BYTES]).await,
+        Case::Forged => datagrams(&node, &acts, first_packet).await,
+        Case::Reconnects => reconnect(credentials, &node, &acts).await,
+        Case::Unfinished => leave_unfinished(credentials, &node, &acts).await,
+        Case::Unread => leave_unread(credentials, &node, &acts).await,
     }
 }
 
-async fn datagrams(node: &NodeAddr, make: impl Fn(u64) -> Vec<u8>) {
+async fn datagrams(node: &NodeAddr, acts: &AtomicU64, make: impl Fn(u64) -> Vec<u8>) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(node.as_str()).unwrap();
     let mut pace = pace(DATAGRAMS);
@@ -157,6 +175,7 @@ async fn datagrams(node: &NodeAddr, make: impl Fn(u64) -> Vec<u8>) {
         pace.tick().await;
         // What the node's socket cannot take is lost.
         let _ = socket.send(&make(number));
+        acts.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -172,17 +191,18 @@ fn first_packet(number: u64) -> Vec<u8> {
     packet
 }
 
-async fn reconnect(credentials: Credentials, node: &NodeAddr) {
+async fn reconnect(credentials: Credentials, node: &NodeAddr, acts: &AtomicU64) {
     let endpoint = Endpoint::client(credentials).unwrap();
     let mut pace = pace(RECONNECTS);
     loop {
         pace.tick().await;
         // A node may refuse it: that is what bounds are for.
         let _ = endpoint.connect(node, Protocol::Client).await;
+        acts.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-async fn leave_unfinished(credentials: Credentials, node: &NodeAddr) {
+async fn leave_unfinished(credentials: Credentials, node: &NodeAddr, acts: &AtomicU64) {
     let endpoint = Endpoint::client(credentials).unwrap();
     loop {
         let Ok(connection) = endpoint.connect(node, Protocol::Client).await else { continue };
@@ -194,12 +214,13 @@ async fn leave_unfinished(credentials: Credentials, node: &NodeAddr) {
             let _ = send.write_all(&size.to_le_bytes()).await;
             let _ = send.write_all(&[0; 1000]).await;
             begun.push((send, recv));
+            acts.fetch_add(1, Ordering::Relaxed);
         }
         sleep(Duration::from_secs(1)).await;
     }
 }
 
-async fn leave_unread(credentials: Credentials, node: &NodeAddr) {
+async fn leave_unread(credentials: Credentials, node: &NodeAddr, acts: &AtomicU64) {
     let endpoint = Endpoint::client(credentials).unwrap();
     let Ok(connection) = endpoint.connect(node, Protocol::Client).await else { return };
     let request: Bytes = codec::encode(&KvQuery::Get { key: b"large".to_vec() }).into();
@@ -211,6 +232,7 @@ async fn leave_unread(credentials: Credentials, node: &NodeAddr) {
         let mut writer = FrameWriter::new(send, MAX_FRAME_BYTES);
         let _ = writer.write(&ask).await;
         unread.push((writer, recv));
+        acts.fetch_add(1, Ordering::Relaxed);
     }
 }
 
