@@ -120,6 +120,8 @@ impl Client {
                     }
                     refusal.to_string()
                 }
+                // Another leads since, and what was asked was not done: that one may do it.
+                Ok(Reply::Failed(error @ RequestError::NotApplied)) if Instant::now() < deadline => error.to_string(),
                 // The leader has just left, or its node stops: others will know.
                 Ok(Reply::Failed(error @ (RequestError::Stopping | RequestError::NoSuchPeer { .. })))
                     if target != *peer =>

@@ -353,7 +353,7 @@ impl Listener {
         if let Err(error) = check_migration(&upgrade) {
             return Ok(Err(error));
         }
-        let plan = match self.lifecycle.plan_upgrade(&peer).await {
+        let plan = match self.lifecycle.plan_upgrade(&peer, timeout_ms).await {
             Ok(plan) => plan,
             Err(error) => return Ok(Err(error)),
         };

@@ -32,9 +32,10 @@ use crate::types::{Digest, Incarnation, LogPosition, NodeAddr, PeerId};
 /// How long a node waits before it asks all others again for a component that none could give.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a leader may take to hear what its peers support, and how often it is asked meanwhile.
+/// How long a leader may take to hear what its peers support.
 const LEVEL_IS_KNOWN_AFTER: Duration = Duration::from_secs(2);
-const ASK_LEVEL_EVERY: Duration = Duration::from_millis(50);
+/// How often a leader is asked that has yet to learn what an upgrade begins with.
+const ASK_LEADER_EVERY: Duration = Duration::from_millis(50);
 
 /// What the loop hears of upgrades and components.
 pub(super) enum UpgradeEvent {
@@ -75,18 +76,22 @@ pub(super) struct BeginUpgrade {
 
 impl Lifecycle {
     /// Asks the loop what an upgrade needs to know; an error tells that nothing else need be asked. A cluster that is new, or
-    /// whose leader is, may be about to hear that all its peers support upgrades.
-    pub(super) async fn plan_upgrade(&self, peer: &str) -> Result<UpgradePlan, RequestError> {
-        let until = Instant::now() + LEVEL_IS_KNOWN_AFTER;
+    /// whose leader is, may be about to hear that all its peers support upgrades, or what the cluster runs.
+    pub(super) async fn plan_upgrade(&self, peer: &str, timeout_ms: u64) -> Result<UpgradePlan, RequestError> {
+        let (begun, timeout) = (Instant::now(), Duration::from_millis(timeout_ms));
         loop {
             let peer = peer.to_owned();
             let planned = self.ask(|reply| Event::Upgrade(UpgradeEvent::Plan { peer, reply })).await;
             let planned = planned.map_err(|_| RequestError::Stopping)?;
-            let is_early = matches!(planned, Err(RequestError::NotUpgraded(UpgradeRefusal::NotYet { .. })));
-            if !is_early || Instant::now() >= until {
+            let patience = match &planned {
+                Err(RequestError::NotUpgraded(UpgradeRefusal::NotYet { .. })) => LEVEL_IS_KNOWN_AFTER.min(timeout),
+                Err(RequestError::Overloaded) => timeout,
+                _ => return planned,
+            };
+            if begun.elapsed() >= patience {
                 return planned;
             }
-            tokio::time::sleep(ASK_LEVEL_EVERY).await;
+            tokio::time::sleep(ASK_LEADER_EVERY).await;
         }
     }
 
@@ -104,14 +109,30 @@ impl Lifecycle {
         }
         let (peer, from) = (plan.leader.name().to_owned(), plan.genesis.component);
         if from == to.component {
-            return Ok(Reply::Upgraded { index: None });
+            return self.confirm_leads(peer, timeout_ms).await.map(|()| Reply::Upgraded { index: None });
         }
+        tracing::info!(peer = %plan.leader, component = %to.component, "brings a component to the nodes of a cluster");
         let (ready, failures) = self.distribute(&plan, to.component, component).await?;
         let upgrade = Upgrade { from, to: to.component, migration: to.migration };
         let begin = BeginUpgrade { peer, upgrade, ready, failures, timeout_ms };
         let begun = self.ask(|reply| Event::Upgrade(UpgradeEvent::Begin { begin, reply })).await;
         // Where the loop has gone, nobody knows how far it came.
-        Ok(begun.unwrap_or(Reply::Failed(RequestError::Unknown)))
+        Ok(match begun.unwrap_or(Reply::Failed(RequestError::Unknown)) {
+            // Somebody else has moved it there meanwhile, or he who asks, before he lost his answer.
+            Reply::Failed(RequestError::NotUpgraded(UpgradeRefusal::Changed { now })) if now == to.component => {
+                Reply::Upgraded { index: None }
+            }
+            reply => reply,
+        })
+    }
+
+    /// Waits until it is known that a peer led its cluster when this was asked: what it knew of it then was true.
+    async fn confirm_leads(&self, peer: String, timeout_ms: u64) -> Result<(), RequestError> {
+        let asked = self.ask(|reply| Event::Access { peer, client: None, timeout_ms, reply }).await;
+        match asked.map_err(|_| RequestError::Stopping)? {
+            Reply::Failed(error) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Brings a component to the nodes of all members. Returns who has it, and who cannot be reached; somebody who cannot run it
@@ -271,6 +292,9 @@ impl Driver {
 
     fn plan_upgrade(&mut self, name: &str) -> Result<UpgradePlan, RequestError> {
         let (_, peer) = self.leader_named(name)?;
+        if !peer.replica.knows_component() {
+            return Err(RequestError::Overloaded);
+        }
         peer.replica.check_level(FeatureLevel::UPGRADES).map_err(RequestError::NotUpgraded)?;
         let raft = peer.replica.raft();
         let members = raft.configuration().members().into_iter();
@@ -285,7 +309,11 @@ impl Driver {
         let Some((ticket, peer)) = self.admit(&peer, Asked::Upgrade, reply) else { return };
         let configuration = peer.replica.raft().configuration();
         if configuration.has_quorum(|voter| ready.contains(&voter)) {
+            let component = upgrade.to;
             peer.replica.upgrade(ticket, upgrade, now.monotonic_ms.saturating_add(timeout_ms), now);
+            if let Some(entry) = peer.replica.place_of_write(ticket) {
+                tracing::info!(peer = %peer.record.peer, %entry, %component, "proposed to go on with another backend");
+            }
             return;
         }
         let error = RequestError::NotUpgraded(UpgradeRefusal::NotDistributed(failures));

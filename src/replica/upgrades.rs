@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::machine::{Outcome, Ruling};
-use crate::protocol::{TriggerReason, UpgradeStatus};
+use crate::protocol::{TriggerReason, UpgradeRefusal, UpgradeStatus};
 use crate::replica::Replica;
 use crate::types::{Digest, Index};
 
@@ -66,6 +66,14 @@ impl Replica {
         }
     }
 
+    /// Whether this peer leads and knows what its cluster runs: its machine has applied all that former leaders have proposed,
+    /// and no upgrade waits behind it.
+    #[must_use]
+    pub fn knows_component(&self) -> bool {
+        let is_current = self.raft.is_leader() && self.feed.reported().term == self.raft.term();
+        is_current && self.raft.upgrades().last().is_none_or(|(index, _)| *index <= self.applied)
+    }
+
     /// The component that the machine was moved to; none if it was to none since it was new, or restored.
     #[must_use]
     pub fn moved_to(&self) -> Option<Digest> {
@@ -103,7 +111,7 @@ impl Replica {
     }
 
     /// An entry was applied. Behind an upgrade nobody knows what the new backend means by the keys of the old one: all
-    /// triggers fire.
+    /// triggers fire. Of one that was proposed twice, the second has nothing to tell.
     pub(super) fn upgrade_outcome(&mut self, index: Index, outcome: &Outcome) {
         let result = match outcome {
             Outcome::Upgraded { component, version } => {
@@ -113,6 +121,9 @@ impl Replica {
                 let fired = self.triggers.take_before(index);
                 self.tell_fired(fired, TriggerReason::LeaderChanged);
                 Ok(version.clone())
+            }
+            Outcome::NotUpgraded(UpgradeRefusal::Changed { now }) if self.raft.upgrades().contains(&(index, *now)) => {
+                return;
             }
             Outcome::NotUpgraded(refusal) => {
                 tracing::warn!(me = %self.raft.id(), entry = %index, %refusal, "the backend stays what it was");

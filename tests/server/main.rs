@@ -34,3 +34,4 @@ mod status;
 mod stopped;
 mod tour;
 mod upgrade;
+mod upgrade_kills;

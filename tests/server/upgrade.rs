@@ -12,7 +12,7 @@ use zraft::types::{Digest, PeerId};
 
 use crate::harness::{Nodes, PATIENCE, runtime, until};
 
-const KV: &[u8] = include_bytes!("../../guests/dist/kv.wasm");
+pub const KV: &[u8] = include_bytes!("../../guests/dist/kv.wasm");
 const COUNTER: &[u8] = include_bytes!("../../guests/dist/counter.wasm");
 const MINIMAL: &str = include_str!("../components/minimal.wat");
 const FINISH: &str = r#"(func (export "finish") (param i32) (result i32) (i32.const 1024))"#;
@@ -68,7 +68,7 @@ impl Count {
     }
 
     /// The longest that a write has waited since this was last asked.
-    fn take_longest(&self) -> u64 {
+    pub fn take_longest(&self) -> u64 {
         self.longest_ms.swap(0, Ordering::Relaxed)
     }
 
@@ -147,7 +147,8 @@ fn an_upgrade_under_load_loses_and_doubles_nothing_and_reaches_who_was_away() {
     }
 }
 
-fn until_behind_is_on(nodes: &Nodes, peer: &PeerId, component: Digest) {
+/// Waits until a peer runs a component; it may be busy.
+pub fn until_behind_is_on(nodes: &Nodes, peer: &PeerId, component: Digest) {
     until("who was away runs the component", || {
         nodes.status(peer).is_some_and(|status| status["backend"] == component.to_string())
     });

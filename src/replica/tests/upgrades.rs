@@ -150,3 +150,38 @@ fn who_cannot_get_a_component_that_others_have_used_takes_their_state() {
     hands.replica.component_missing(component("new"));
     assert_eq!(hands.replica.quarantine(), Some(Index(2)));
 }
+
+#[test]
+fn an_upgrade_that_was_proposed_twice_has_ended_as_the_first() {
+    let mut hands = Hands::alone(settings());
+    assert!(hands.replica.knows_component());
+    hands.upgrade(1);
+    hands.upgrade(2);
+    assert!(!hands.replica.knows_component(), "it waits in the log");
+    hands.settle();
+    hands.replica.component_ready(component("new"));
+    hands.settle();
+    let [(first, _), (second, _)] = hands.replica.raft().upgrades()[..] else { panic!("two were proposed") };
+    hands.tell(first, upgraded());
+    assert!(!hands.replica.knows_component());
+    let changed = UpgradeRefusal::Changed { now: component("new") };
+    hands.tell(second, Outcome::NotUpgraded(changed.clone()));
+    assert!(hands.replica.knows_component());
+    assert_eq!(hands.answer(2), Some(&Err(RequestError::NotUpgraded(changed))));
+    assert_eq!(hands.replica.latest_upgrade(), Some(&UpgradeStatus { index: first, result: Ok("2".to_owned()) }));
+}
+
+#[test]
+fn a_new_leader_does_not_know_what_its_cluster_runs_before_it_has_applied_all_of_its_predecessors() {
+    let mut hands = Hands::follower();
+    hands.hear_entries(TWO, 1, (1, 1), vec![entry(1, 2, Payload::Upgrade(upgrade()))], 1);
+    hands.work();
+    assert!(!hands.replica.knows_component(), "it does not lead");
+    hands.win();
+    assert!(!hands.replica.knows_component());
+    hands.replicate();
+    hands.replica.component_ready(component("new"));
+    hands.settle();
+    hands.work();
+    assert!(hands.replica.knows_component());
+}
