@@ -455,6 +455,6 @@ pub struct PeerStatus {
     pub refused: u64,
     /// Set while the peer's state is not the majority's and is being replaced: the entry where that was found.
     pub quarantine: Option<Index>,
-    /// Set when the peer has stopped: why.
+    /// Set when the peer has stopped, or its machine waits for a component: why.
     pub stopped: Option<String>,
 }

@@ -74,6 +74,11 @@ impl Backends {
         Ok(Arc::new(backend.factory(genesis.cluster, genesis.settings.budgets)))
     }
 
+    /// Whether a component can be run without a look at its file.
+    pub(super) fn is_loaded(&self, component: Digest) -> bool {
+        self.native.contains_key(&component) || self.lock().contains_key(&component)
+    }
+
     /// The bytes of a component that is kept here.
     pub(super) fn bytes(&self, component: Digest) -> Result<Bytes, StoreError> {
         self.files.get(component)

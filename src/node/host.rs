@@ -5,6 +5,7 @@
 //! own (`reader`), and snapshots too (`snapshot`), unless the node is told to spare the memory.
 
 mod canary;
+mod lacking;
 mod reader;
 mod snapshot;
 
@@ -25,10 +26,12 @@ use crate::store::{SnapshotHeader, Store, StoreError};
 use crate::types::{Digest, Incarnation, Index, SessionId};
 
 use canary::Feed;
+use lacking::Waiting;
 use reader::Reader;
 use snapshot::{SnapshotFailure, SnapshotMade};
 
 pub(super) use canary::CanaryOrder;
+pub(super) use lacking::Lack;
 pub(super) use snapshot::SnapshotTask;
 
 /// How much of the log a rebuild reads at a time, in bytes.
@@ -48,6 +51,8 @@ pub(super) enum HostJob {
     Replica(Job),
     /// Drop the machine until it is needed.
     Rest,
+    /// Make the machine after all, if its component was missing: it may be here.
+    TryAgain,
     /// Take note of a snapshot that was made in the background. The replica hears of it then: what it is made from must stay
     /// until nobody here goes back to that.
     SnapshotMade(SnapshotMade),
@@ -82,6 +87,8 @@ pub(super) enum HostEvent {
     SnapshotTaken(SnapshotMeta, u64),
     /// A snapshot could not be written; the machine goes on.
     SnapshotFailed(String),
+    /// The machine cannot be made for want of a component; what it is to do waits.
+    Lacks(Lack),
     /// The machine is gone for good, and the peer must stop.
     Stopped(String),
 }
@@ -90,7 +97,9 @@ pub(super) enum HostEvent {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PastError {
     #[error(transparent)]
-    Backend(#[from] BackendError),
+    Backend(BackendError),
+    #[error(transparent)]
+    Lacking(Lack),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
@@ -114,6 +123,8 @@ pub(super) struct Host {
     task: Option<SnapshotTask>,
     /// Another backend that is to see what is applied.
     canary: Option<Feed>,
+    /// What waits for a component without which there is no machine.
+    waiting: Waiting,
 }
 
 /// What the machine is made from.
@@ -140,7 +151,8 @@ impl Host {
     ) -> Self {
         let reader = (isolation == Isolation::Separate).then(Reader::default);
         let past = HostPast { incarnation, genesis, backends, store, snapshot: None, is_background: false };
-        Self { runner: None, reader, past, restores: 0, task: None, canary: None }
+        let waiting = Waiting::default();
+        Self { runner: None, reader, past, restores: 0, task: None, canary: None, waiting }
     }
 
     /// Takes out the snapshot that is to be made in the background; its end is a job.
@@ -148,8 +160,12 @@ impl Host {
         self.task.take()
     }
 
-    /// Does one job, and tells what became of it. Nothing is said about jobs of a machine that has stopped.
+    /// Does one job, or lets it wait, and tells what became of it. Nothing is said about jobs of a machine that has stopped.
     pub(super) fn run(&mut self, job: HostJob) -> Vec<HostEvent> {
+        if self.waiting.is_empty() { self.run_now(job) } else { self.run_or_wait(job) }
+    }
+
+    fn run_now(&mut self, job: HostJob) -> Vec<HostEvent> {
         let is_needed = matches!(&job, HostJob::Replica(job) if !matches!(job, Job::Restore(_) | Job::Rewind(..)));
         if let (true, Some(runner)) = (is_needed, &mut self.runner)
             && let Err(error) = runner.wake(&mut self.past)
@@ -161,6 +177,7 @@ impl Host {
             self.end_canary("the state of its peer was made anew");
         }
         let reader = self.reader.as_mut();
+        let again = lacking::repeated(&job);
         let done = match (job, &mut self.runner) {
             (HostJob::Start(None), _) => self.start(None).map(|()| vec![HostEvent::Started]),
             (HostJob::Start(Some(meta)), _) => self.restore(meta),
@@ -190,11 +207,19 @@ impl Host {
                 self.begin_canary(order);
                 Ok(Vec::new())
             }
+            // It was there all the time.
+            (HostJob::TryAgain, _) => Ok(Vec::new()),
         };
         done.unwrap_or_else(|error| {
-            self.end_canary("its peer has stopped");
+            self.end_canary("its peer has no machine any more");
             self.runner = None;
-            vec![HostEvent::Stopped(error.to_string())]
+            match (error, again) {
+                (RunError::Past(PastError::Lacking(lack)), Some(job)) => {
+                    self.waiting.begin(job);
+                    vec![HostEvent::Lacks(lack)]
+                }
+                (error, _) => vec![HostEvent::Stopped(error.to_string())],
+            }
         })
     }
 
@@ -412,8 +437,12 @@ impl HostPast {
         Ok(identity.size_bytes)
     }
 
-    fn load(&self, component: Digest) -> Result<Arc<dyn BackendFactory>, BackendError> {
-        self.backends.load(&Genesis { component, ..self.genesis.clone() })
+    fn load(&self, component: Digest) -> Result<Arc<dyn BackendFactory>, PastError> {
+        let loaded = self.backends.load(&Genesis { component, ..self.genesis.clone() });
+        loaded.map_err(|error| match error {
+            BackendError::Store(error) => PastError::Lacking(Lack { component, reason: error.to_string() }),
+            error => PastError::Backend(error),
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use crate::node::courier::Courier;
 use crate::node::driver::{Driver, to_ms};
 use crate::node::frames::ClusterSpec;
-use crate::node::host::{Host, HostJob};
+use crate::node::host::{Host, HostJob, Lack};
 use crate::node::lifecycle::PeerRecord;
 use crate::node::members::ChangeUnderWay;
 use crate::node::standing::Company;
@@ -32,6 +32,8 @@ pub(super) struct HostedPeer {
     pub(super) kept: BTreeSet<Digest>,
     /// Set when the peer has stopped: why. It then takes part in nothing.
     pub(super) stopped: Option<String>,
+    /// Set while its machine cannot be made for want of a component. It stores and votes meanwhile.
+    pub(super) lacking: Option<Lack>,
     /// The write that makes a new snapshot the peer's own; older files may go once it is durable and the machine has
     /// reached the snapshot.
     pub(super) snapshot_write: Option<(WriteToken, LogPosition)>,
@@ -97,6 +99,7 @@ impl Driver {
             base,
             kept: BTreeSet::new(),
             stopped: None,
+            lacking: None,
             snapshot_write: None,
             durable,
             company,
@@ -256,7 +259,7 @@ impl HostedPeer {
             sending: self.named(courier.sent_by(incarnation)),
             refused: raft.refused + self.refused,
             quarantine: self.replica.quarantine(),
-            stopped: self.stopped.clone(),
+            stopped: self.stopped.clone().or_else(|| self.lacking.as_ref().map(ToString::to_string)),
         }
     }
 

@@ -183,6 +183,8 @@ pub(super) struct Lifecycle {
     pub(super) backends: Arc<Backends>,
     /// One component is prepared at a time.
     pub(super) preparing: Arc<Semaphore>,
+    /// And few are looked for.
+    pub(super) seeking: Arc<Semaphore>,
     /// So many canaries run at a time.
     pub(super) canaries: Arc<Semaphore>,
 }

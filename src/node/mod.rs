@@ -266,6 +266,7 @@ async fn run(
         backends: Arc::clone(&backends),
         preparing: Arc::new(Semaphore::new(1)),
         canaries: Arc::new(Semaphore::new(canary::MAX_CANARIES)),
+        seeking: Arc::new(Semaphore::new(upgrade::MAX_SOUGHT)),
     };
     let doors = Doors::new();
     let listener = Listener::new(lifecycle.clone(), courier_thread.address.clone(), doors.clone(), refusal_log.clone());

@@ -64,7 +64,11 @@ impl Driver {
     pub(super) fn host_event(&mut self, incarnation: Incarnation, event: HostEvent) {
         let Some(peer) = self.running(incarnation) else { return };
         match event {
-            HostEvent::Started => self.startup.done(incarnation, Instant::now()),
+            HostEvent::Started => {
+                peer.lacking = None;
+                self.startup.done(incarnation, Instant::now());
+            }
+            HostEvent::Lacks(lack) => self.lacks(incarnation, lack),
             HostEvent::Answered(answers) => peer.replica.answered(answers),
             HostEvent::Declined(queries) => peer.replica.declined(queries),
             HostEvent::Applied(applied) => {
@@ -77,7 +81,7 @@ impl Driver {
             }
             HostEvent::Died(died) => peer.replica.died(died),
             HostEvent::Restored { meta, size_bytes, chain, sessions, access, level, component } => {
-                peer.base = component;
+                (peer.base, peer.lacking) = (component, None);
                 peer.kept.insert(component);
                 peer.replica.restored(&meta, size_bytes, chain, sessions, access, level);
                 self.drop_old_snapshots(incarnation);

@@ -20,6 +20,7 @@ use crate::feature_level::FeatureLevel;
 use crate::machine::Genesis;
 use crate::node::driver::{Driver, Event};
 use crate::node::frames::{BulkRequest, PeerFrame};
+use crate::node::host::{HostJob, Lack};
 use crate::node::hosting::HostedPeer;
 use crate::node::lifecycle::{Lifecycle, shorten_reason};
 use crate::node::network::{CallError, call};
@@ -36,6 +37,9 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const LEVEL_IS_KNOWN_AFTER: Duration = Duration::from_secs(2);
 /// How often a leader is asked that has yet to learn what an upgrade begins with.
 const ASK_LEADER_EVERY: Duration = Duration::from_millis(50);
+
+/// Components that are looked for at a time: where many peers lack the same one, most find it here when it is their turn.
+pub(super) const MAX_SOUGHT: usize = 4;
 
 /// What the loop hears of upgrades and components.
 pub(super) enum UpgradeEvent {
@@ -194,6 +198,10 @@ impl Lifecycle {
 
     /// Gets a component from the node's own files, or from one of the others. Tells whether it is here then, compiled.
     async fn obtain(&self, genesis: &Genesis, others: &[NodeAddr]) -> bool {
+        if self.backends.is_loaded(genesis.component) {
+            return true;
+        }
+        let _turn = self.seeking.acquire().await.expect("the semaphore is never closed");
         if self.load(genesis).await {
             return true;
         }
@@ -240,6 +248,11 @@ impl HostedPeer {
         [self.record.genesis.component, self.base].into_iter().chain(self.kept.iter().copied()).chain(moved_to)
     }
 
+    /// Whether the peer has no machine for want of this component.
+    fn is_lacking(&self, component: Digest) -> bool {
+        self.lacking.as_ref().is_some_and(|lack| lack.component == component)
+    }
+
     /// What a backend of this cluster with that component is made from.
     pub(super) fn genesis_with(&self, component: Digest) -> Genesis {
         Genesis { component, ..self.record.genesis.clone() }
@@ -267,20 +280,12 @@ impl Driver {
                 for (incarnation, peer) in &mut self.peers {
                     peer.replica.component_ready(component);
                     self.touched.insert(*incarnation);
+                    if peer.is_lacking(component) {
+                        self.parts.guests.give(*incarnation, HostJob::TryAgain);
+                    }
                 }
             }
-            UpgradeEvent::NotFound { incarnation, component } => {
-                let is_needed = |peer: &&HostedPeer| {
-                    peer.stopped.is_none()
-                        && peer.replica.raft().upgrades().iter().any(|(_, needed)| *needed == component)
-                };
-                if let Some(peer) = self.peers.get(&incarnation).filter(is_needed) {
-                    tracing::error!(peer = %peer.record.peer, %component,
-                        "the peer cannot go on without a component that no other node could give; it asks again");
-                    self.running(incarnation).into_iter().for_each(|peer| peer.replica.component_missing(component));
-                    self.seek(incarnation, component, ASK_AGAIN_AFTER);
-                }
-            }
+            UpgradeEvent::NotFound { incarnation, component } => self.component_not_found(incarnation, component),
             UpgradeEvent::SnapshotUsable { from, frame, component } => {
                 if let Some(peer) = self.peers.get_mut(&frame.message.envelope.to) {
                     peer.kept.insert(component);
@@ -318,6 +323,32 @@ impl Driver {
         }
         let error = RequestError::NotUpgraded(UpgradeRefusal::NotDistributed(failures));
         self.answer(Answer { ticket, result: Err(error) });
+    }
+
+    /// The machine of a peer cannot be made, since the file of its component is missing here, or damaged. Others may have it.
+    pub(super) fn lacks(&mut self, incarnation: Incarnation, lack: Lack) {
+        let Some(peer) = self.running(incarnation) else { return };
+        let component = lack.component;
+        tracing::error!(peer = %peer.record.peer, %component, reason = lack.reason,
+            "the machine of the peer waits for a component; the other nodes are asked for it");
+        let is_first = peer.lacking.replace(lack).is_none();
+        self.seek(incarnation, component, if is_first { Duration::ZERO } else { ASK_AGAIN_AFTER });
+    }
+
+    fn component_not_found(&mut self, incarnation: Incarnation, component: Digest) {
+        let Some(peer) = self.running(incarnation) else { return };
+        let is_lacking = peer.is_lacking(component);
+        if !is_lacking && !peer.replica.raft().upgrades().iter().any(|(_, needed)| *needed == component) {
+            return;
+        }
+        tracing::error!(peer = %peer.record.peer, %component,
+            "the peer cannot go on without a component that no other node could give; it asks again");
+        if is_lacking {
+            peer.replica.machine_missing();
+        } else {
+            peer.replica.component_missing(component);
+        }
+        self.seek(incarnation, component, ASK_AGAIN_AFTER);
     }
 
     /// Gets a component that a peer waits for. How that went is heard as an event.

@@ -66,6 +66,20 @@ impl Replica {
         }
     }
 
+    /// The machine cannot be made, since nobody that this node can reach has the component of its snapshot: the others have moved
+    /// on since. Their state is taken instead, or one of them leads.
+    pub fn machine_missing(&mut self) {
+        let begins = self.raft.snapshot_index();
+        if self.raft.is_leader() {
+            if let Some(able) = self.who_has_applied(begins.next()) {
+                // It is asked again as long as this one leads.
+                let _ = self.transfer(able);
+            }
+        } else if self.judge.judged() > begins {
+            self.enter_quarantine(begins);
+        }
+    }
+
     /// Whether this peer leads and knows what its cluster runs: its machine has applied all that former leaders have proposed,
     /// and no upgrade waits behind it.
     #[must_use]

@@ -34,4 +34,5 @@ mod status;
 mod stopped;
 mod tour;
 mod upgrade;
+mod upgrade_files;
 mod upgrade_kills;

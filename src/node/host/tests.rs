@@ -1,6 +1,7 @@
 //! A host with a real store and a component that does on command what it must not.
 
 mod canary;
+mod lacking;
 mod reader;
 mod snapshot;
 
@@ -37,7 +38,7 @@ impl DurableSink for Sink {
 }
 
 struct Bench {
-    _folder: TempDir,
+    folder: TempDir,
     store: Store,
     durable: Receiver<Completion>,
     backends: Arc<Backends>,
@@ -64,7 +65,7 @@ impl Bench {
         let backends = Arc::new(Backends::new(wasm, store.components()));
         let genesis = Genesis { cluster: ClusterId(1), component, config: Bytes::new(), settings: Settings::default() };
         store.create_peer(PEER, Bytes::new(), Write::bootstrap(Configuration::default(), 0));
-        let bench = Self { _folder: folder, store, durable, backends, genesis };
+        let bench = Self { folder, store, durable, backends, genesis };
         bench.durable.recv().unwrap();
         bench.append((2..).zip(words).map(|(index, word)| entry(index, word)).collect());
         bench

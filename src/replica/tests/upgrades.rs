@@ -185,3 +185,16 @@ fn a_new_leader_does_not_know_what_its_cluster_runs_before_it_has_applied_all_of
     hands.work();
     assert!(hands.replica.knows_component());
 }
+
+#[test]
+fn whose_own_snapshot_is_of_no_use_takes_the_state_of_others() {
+    let mut hands = Hands::follower();
+    hands.replica.machine_missing();
+    assert_eq!(hands.replica.quarantine(), None, "nobody is known to have another");
+    hands.hear_entries(TWO, 1, (1, 1), vec![entry(1, 2, Payload::Noop)], 2);
+    hands.replica.machine_missing();
+    assert_eq!(hands.replica.quarantine(), Some(Index::ZERO));
+    let mut alone = Hands::alone(settings());
+    alone.replica.machine_missing();
+    assert_eq!(alone.replica.quarantine(), None, "a leader is not outvoted");
+}
