@@ -360,25 +360,36 @@ pub(super) mod tests {
     use tokio::net::UdpSocket;
 
     use super::*;
+    use crate::access::AccessList;
     use crate::transport::issue::CertificateAuthority;
     use crate::transport::{Limits, bind};
+    use crate::types::{Index, PeerId};
 
     const TIMEOUT: Duration = Duration::from_secs(20);
 
-    /// A node that answers each request of each stream with what it asks for, and counts the streams.
+    /// A node that answers each query of each stream with what it asks for, and counts the streams. The first access list that is
+    /// to be set is lost to another leader.
     async fn answer(endpoint: Endpoint, streams: Arc<AtomicUsize>) {
         let connection = endpoint.accept().await.unwrap().connection;
+        let has_lost = Arc::new(AtomicBool::new(false));
         while let Ok((send, recv)) = connection.accept_bi().await {
             streams.fetch_add(1, Ordering::SeqCst);
+            let has_lost = Arc::clone(&has_lost);
             tokio::spawn(async move {
                 let (mut writer, mut reader) =
                     (FrameWriter::new(send, MAX_FRAME_BYTES), FrameReader::new(recv, MAX_FRAME_BYTES));
                 while let Ok(Some(frame)) = reader.next().await {
-                    let Ok(Request::Query { request, .. }) = codec::decode(&frame) else { panic!("only queries come") };
-                    let reply = match &request[..] {
-                        b"too much" => Reply::Failed(RequestError::Overloaded),
-                        b"never" => continue,
-                        _ => Reply::Answered { reply: Ok(request) },
+                    let reply = match codec::decode(&frame).unwrap() {
+                        Request::Query { request, .. } => match &request[..] {
+                            b"too much" => Reply::Failed(RequestError::Overloaded),
+                            b"never" => continue,
+                            _ => Reply::Answered { reply: Ok(request) },
+                        },
+                        Request::SetAccess { expected, .. } if has_lost.swap(true, Ordering::SeqCst) => {
+                            Reply::AccessSet { set_at: expected.next() }
+                        }
+                        Request::SetAccess { .. } => Reply::Failed(RequestError::NotApplied),
+                        request => panic!("{request:?}"),
                     };
                     writer.write(&codec::encode(&reply)).await.unwrap();
                     reader.dealt_with();
@@ -473,6 +484,14 @@ pub(super) mod tests {
         writer.write(&codec::encode(&query("never"))).await.unwrap();
         tokio::time::timeout(TIMEOUT, ear.silence()).await.expect("nothing comes");
         assert!(client.has_lost(&node));
+    }
+
+    #[tokio::test]
+    async fn what_is_known_not_to_be_done_since_another_leads_is_asked_again() {
+        let (client, node, ..) = client_and_node(None);
+        let peer = PeerId::new("kv", node).unwrap();
+        let set = client.set_access(&peer, &AccessList::default(), Index(7), TIMEOUT).await;
+        assert_eq!(set.unwrap(), Index(8));
     }
 
     #[tokio::test]

@@ -184,6 +184,12 @@ fn a_new_leader_does_not_know_what_its_cluster_runs_before_it_has_applied_all_of
     hands.settle();
     hands.work();
     assert!(hands.replica.knows_component());
+
+    let mut hands = Hands::leader();
+    assert!(!hands.replica.knows_component(), "it has yet to apply an entry of its own term");
+    hands.replicate();
+    hands.work();
+    assert!(hands.replica.knows_component());
 }
 
 #[test]
