@@ -71,9 +71,9 @@ impl Sides {
         }
     }
 
-    /// The machine is that of a snapshot.
+    /// The machine is that of a snapshot. In quarantine it is not yet that of the leader's.
     pub(super) fn restored(&mut self, index: Index, chain: HashChain) {
-        (self.is_replacing, self.is_suspect) = (false, false);
+        (self.is_replacing, self.is_suspect) = (false, self.quarantine.is_some());
         self.chains.reset();
         self.chains.push(index, chain);
     }

@@ -69,6 +69,8 @@ impl Replica {
     /// The machine cannot be made, since nobody that this node can reach has the component of its snapshot: the others have moved
     /// on since. Their state is taken instead, or one of them leads.
     pub fn machine_missing(&mut self) {
+        // Who sleeps is told nothing.
+        self.stir();
         let begins = self.raft.snapshot_index();
         if self.raft.is_leader() {
             if let Some(able) = self.who_has_applied(begins.next()) {

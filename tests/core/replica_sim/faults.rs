@@ -65,7 +65,7 @@ impl Sim {
     }
 
     /// Some runs are calmer than others: sessions live longer in them.
-    fn strikes(&mut self, probability: f64) -> bool {
+    pub(super) fn strikes(&mut self, probability: f64) -> bool {
         self.rng.random_bool(probability * self.roughness)
     }
 
@@ -122,7 +122,8 @@ impl Sim {
 
     fn restart(&mut self, id: Incarnation) {
         self.down.remove(&id);
-        let node = self.nodes.remove(&id).expect("a node");
+        let mut node = self.nodes.remove(&id).expect("a node");
+        self.lose_base(&mut node);
         if node.disk.restored().snapshot.is_some() {
             self.count("restart from a snapshot");
         }

@@ -114,7 +114,8 @@ impl Sim {
     fn why_unsettled(&self) -> String {
         let state = |(id, node): (&Incarnation, &Node)| {
             let raft = node.replica.raft();
-            format!("\n{id} {:?}\n  {:?}", raft.status(), raft.configuration())
+            let lacks = (node.lacking, node.wanted, node.replica.quarantine());
+            format!("\n{id} {:?}\n  {:?}\n  lacks {lacks:?}", raft.status(), raft.configuration())
         };
         format!("leaders: {:?}{}", self.leaders(), self.nodes.iter().map(state).collect::<String>())
     }

@@ -122,6 +122,10 @@ pub struct Node {
     pub wanted: Option<Digest>,
     /// It is in quarantine because nobody has that.
     pub lacks_backend: bool,
+    /// The backend of its snapshot, which was lost: there is no machine before it is found.
+    pub lacking: Option<Digest>,
+    /// What the replica is told of that machine then.
+    made_later: Option<Report>,
 }
 
 impl Node {
@@ -139,11 +143,14 @@ impl Node {
         let factory = NumbersFactory::default();
         let file = snapshot.as_ref().map(|meta| &files[&meta.position]);
         let is_wrong = file.is_some_and(|file| file.is_wrong);
+        let base = file.map_or(plan.genesis.component, File::component);
+        let lacking = Some(base).filter(|base| !components.contains(base));
         let machine = match file {
-            Some(file) => file.open(&factory, &components),
+            Some(file) => file.open(&factory, &BTreeSet::from([base])),
             None => Machine::start(plan.genesis.clone(), &factory.of(plan.genesis.component)).expect("numbers start"),
         };
         let start = snapshot.as_ref().zip(file).map(|(meta, file)| Report::restored(meta, file, &machine));
+        let (made_later, start) = if lacking.is_some() { (start, None) } else { (None, start) };
         // Some lives are those of an older version.
         let level = if seed.is_multiple_of(4) { FeatureLevel::FIRST } else { FeatureLevel::NEWEST };
         let replica = Replica::new(id, plan.config.clone(), plan.genesis.settings, restored, STEP_MS, seed);
@@ -172,7 +179,15 @@ impl Node {
             components,
             wanted: None,
             lacks_backend: false,
+            lacking,
+            made_later,
         }
+    }
+
+    /// The backend that it begins with when it is started again.
+    pub fn base(&self) -> Digest {
+        let snapshot = self.disk.restored().snapshot;
+        snapshot.map_or(self.plan.genesis.component, |meta| self.files[&meta.position].component())
     }
 
     /// What the files need: the backend of the snapshot, and those that the log moves to.
@@ -190,9 +205,12 @@ impl Node {
         base.is_some() && later.count() > 0
     }
 
-    /// The replica is told of a backend that it waits for.
+    /// The replica is told of a backend that it waits for; a machine that waits for it is made.
     pub fn bring(&mut self, component: Digest) {
         self.components.insert(component);
+        if self.lacking.take_if(|lacking| *lacking == component).is_some() {
+            self.reports.extend(self.made_later.take());
+        }
         if self.wanted.take_if(|wanted| *wanted == component).is_some() {
             self.replica.component_ready(component);
         }
@@ -259,6 +277,16 @@ impl Node {
 
     /// Lets the machine do its oldest job.
     pub fn work_one(&mut self, snapshots_fail: bool) -> Option<Done> {
+        if self.lacking.is_some() {
+            // Of what it was given, only the state of others is of use.
+            let restore = self.jobs.iter().position(|job| matches!(job, Job::Restore(_)))?;
+            for job in self.jobs.drain(..restore) {
+                if let Job::Query(_, queries) = job {
+                    self.reports.push_back(Report::Declined(queries));
+                }
+            }
+            (self.lacking, self.made_later) = (None, None);
+        }
         if self.jobs.front().is_some_and(|job| !matches!(job, Job::Restore(_) | Job::Rewind(..)))
             && self.runner.is_resting()
         {

@@ -68,7 +68,7 @@ impl Sim {
         } else if has_another_life || !leader.is_some_and(is_here) {
             self.count("woken: the leader may be gone");
             self.replica(id).suspect_leader();
-        } else if !self.is_healed && self.rng.random_bool(0.002) {
+        } else if !self.is_healed && self.rng.random_bool(0.003) {
             self.count("woken by mistake");
             self.replica(id).suspect_leader();
         }

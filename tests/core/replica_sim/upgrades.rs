@@ -68,7 +68,7 @@ impl Sim {
                 (*other == id || !self.down.contains(other) && !self.blocked.contains(&(*other, id)))
                     && node.components.contains(&wanted)
             };
-            let is_there = self.nodes.iter().any(has);
+            let is_there = self.nodes.iter().any(has) || self.is_stuck(id);
             if !self.nodes[&id].components.contains(&wanted) {
                 self.count("upgrade: the backend is missing");
             }
@@ -84,12 +84,58 @@ impl Sim {
                 }
             }
         }
+        self.bring_base(id);
         if self.rng.random_bool(0.01) {
             let node = self.nodes.get_mut(&id).expect("a node");
             let in_use = node.components_in_use();
             // What was brought is kept for so long that the entry that needs it has been applied somewhere, as it is by nodes.
             let tried = &self.tried;
             node.components.retain(|component| !tried.contains(component) || in_use.contains(component));
+        }
+    }
+
+    /// In the end an operator puts back what all peers of a cluster wait for: whoever had moved on may have left it, and taken the
+    /// backend along.
+    fn is_stuck(&self, id: Incarnation) -> bool {
+        let members = self.nodes[&id].replica.raft().configuration().members();
+        let waits = |other: &Incarnation| {
+            self.nodes.get(other).is_some_and(|other| other.lacking.is_some() || other.wanted.is_some())
+        };
+        self.is_healed && members.iter().all(waits)
+    }
+
+    /// A node that has no machine for want of a backend gets it from another, or the state of others.
+    fn bring_base(&mut self, id: Incarnation) {
+        let Some(lacking) = self.nodes[&id].lacking else { return };
+        let has = |(other, node): (&Incarnation, &super::Node)| {
+            !self.down.contains(other) && !self.blocked.contains(&(*other, id)) && node.components.contains(&lacking)
+        };
+        let is_there = self.nodes.iter().any(has) || self.is_stuck(id);
+        if is_there && (self.is_healed || self.rng.random_bool(0.1)) {
+            self.count("upgrade: a lost backend is found");
+            self.nodes.get_mut(&id).expect("a node").bring(lacking);
+        } else if !is_there && self.rng.random_bool(0.1) {
+            let node = self.nodes.get_mut(&id).expect("a node");
+            let before = node.replica.quarantine();
+            node.replica.machine_missing();
+            if node.replica.quarantine() != before {
+                node.lacks_backend = true;
+                self.count("upgrade: a lost backend is nowhere to be had");
+            }
+        }
+    }
+
+    /// Now and then a node that is started has lost the backend of its snapshot. Nobody else has, and another peer of the cluster
+    /// has it: that may move on, and then its state is taken.
+    pub(super) fn lose_base(&mut self, node: &mut super::Node) {
+        let base = node.base();
+        let members = node.replica.raft().configuration().members();
+        let is_known =
+            |other: &Incarnation| self.nodes.get(other).is_some_and(|other| other.components.contains(&base));
+        let is_safe = members.iter().any(is_known) && self.nodes.values().all(|other| other.lacking.is_none());
+        if !self.is_healed && self.wrong.is_none() && is_safe && self.strikes(0.05) {
+            self.count("upgrade: the backend of a snapshot is lost");
+            node.components.remove(&base);
         }
     }
 }

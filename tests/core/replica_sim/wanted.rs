@@ -1,7 +1,7 @@
 //! What a run must have seen to count.
 
 /// All that must happen in a full run: faults, and what clients are told.
-pub const WANTED: [&str; 115] = [
+pub const WANTED: [&str; 117] = [
     "access: changed meanwhile",
     "access: set",
     "ask: access",
@@ -88,6 +88,7 @@ pub const WANTED: [&str; 115] = [
     "trigger: leader-changed",
     "trigger: leader-changed by an upgrade",
     "trigger: session-expired",
+    "upgrade: a lost backend is found",
     "upgrade: answered",
     "upgrade: changed meanwhile",
     "upgrade: died, the old one goes on",
@@ -97,6 +98,7 @@ pub const WANTED: [&str; 115] = [
     "upgrade: refused, the old one goes on",
     "upgrade: restart from a snapshot of before",
     "upgrade: the backend is missing",
+    "upgrade: the backend of a snapshot is lost",
     "upgrade: unknown",
     "verdict: keep",
     "verdict: skip",

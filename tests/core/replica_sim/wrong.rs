@@ -18,7 +18,7 @@ impl Sim {
     /// that they know better.
     pub(super) fn go_wrong(&mut self) {
         // In the end there must be entries that show it: those of sessions.
-        if self.sessions.is_empty() {
+        if self.sessions.is_empty() || self.nodes.values().any(|node| node.lacking.is_some()) {
             return;
         }
         let members = self.settled_members().filter(|members| members.len() > 2).unwrap_or_default();
