@@ -126,13 +126,18 @@ impl Sim {
     }
 
     /// Now and then a node that is started has lost the backend of its snapshot. Nobody else has, and another peer of the cluster
-    /// has it: that may move on, and then its state is taken.
+    /// has it: that may move on, and then its state is taken. No log of another is about to need it.
     pub(super) fn lose_base(&mut self, node: &mut super::Node) {
         let base = node.base();
         let members = node.replica.raft().configuration().members();
         let is_known =
             |other: &Incarnation| self.nodes.get(other).is_some_and(|other| other.components.contains(&base));
-        let is_safe = members.iter().any(is_known) && self.nodes.values().all(|other| other.lacking.is_none());
+        let needs = |other: &super::Node| {
+            let applied = other.replica.machine().0;
+            other.replica.raft().upgrades().iter().any(|(index, needed)| *index > applied && *needed == base)
+        };
+        let is_alone = self.nodes.values().all(|other| other.lacking.is_none() && !needs(other));
+        let is_safe = is_alone && members.iter().any(is_known);
         if !self.is_healed && self.wrong.is_none() && is_safe && self.strikes(0.05) {
             self.count("upgrade: the backend of a snapshot is lost");
             node.components.remove(&base);
