@@ -25,6 +25,9 @@ use crate::{Options, shell, verdict};
 const CALM: Duration = Duration::from_secs(10);
 /// How long they may take to come to an end then.
 const FINISH: Duration = Duration::from_secs(180);
+/// In the log of a node that was told to have a bug.
+const SAYS_THAT_IT_IS_PLANTED: &str = "planted on purpose";
+
 /// Runs it, and returns whether it is a pass.
 pub async fn run(options: &Options, seed: u64) -> Result<bool, String> {
     require()?;
@@ -47,6 +50,14 @@ pub async fn run(options: &Options, seed: u64) -> Result<bool, String> {
     }
     for node in 0..nodes.count() {
         admin.until_answers(node).await?;
+        if let Some(bug) = &options.planted
+            && !nodes.log(node)?.contains(SAYS_THAT_IT_IS_PLANTED)
+        {
+            return Err(format!(
+                "{} does not have the bug {bug}: build it with the feature `planted`",
+                options.binary.display()
+            ));
+        }
     }
     let start = Instant::now();
     let target = Target { addresses: nodes.addresses(), tls: nodes.client(), admin: nodes.admin() };
