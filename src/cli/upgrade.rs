@@ -80,8 +80,9 @@ fn show(report: &CanaryReport, peer: &PeerId, output: Output) -> Result<(), Fail
         output.say(format_args!("  present: {}", difference.present));
         output.say(format_args!("  new:     {}", difference.canary));
     }
-    if differing.saturating_sub(differences.len() as u64) > 0 {
-        output.say(format_args!("and {} more", differing - differences.len() as u64));
+    let more = differing.saturating_sub(differences.len() as u64);
+    if more > 0 {
+        output.say(format_args!("and {more} more"));
     }
     let problem = match end {
         CanaryEnd::Done if *commands == 0 => Some("no command came, so nothing was compared".to_owned()),

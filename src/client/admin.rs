@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::access::{AccessControl, AccessList};
 use crate::client::{CallError, Client, MembershipError, SessionError};
 use crate::protocol::{CanaryReport, NodeStatus, Reply, Request, RequestError, RunCanary, UpgradeCluster};
-use crate::types::{Digest, Index, NodeAddr, PeerId};
+use crate::types::{Index, NodeAddr, PeerId};
 
 impl Client {
     const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -125,11 +125,7 @@ impl Client {
         migration: Option<Bytes>,
         timeout: Duration,
     ) -> Result<Option<Index>, MembershipError> {
-        let upgrade = UpgradeCluster {
-            component: Digest::of(&component),
-            component_size_bytes: component.len() as u64,
-            migration,
-        };
+        let upgrade = UpgradeCluster::to(&component, migration);
         let request = |peer: &PeerId, timeout_ms| Request::Upgrade {
             peer: peer.name().to_owned(),
             upgrade: upgrade.clone(),
@@ -155,11 +151,7 @@ impl Client {
         max_commands: u64,
         max_time: Duration,
     ) -> Result<CanaryReport, SessionError> {
-        let upgrade = UpgradeCluster {
-            component: Digest::of(&component),
-            component_size_bytes: component.len() as u64,
-            migration,
-        };
+        let upgrade = UpgradeCluster::to(&component, migration);
         let max_ms = max_time.as_millis().try_into().unwrap_or(u64::MAX);
         let canary = RunCanary { upgrade, max_commands, max_ms };
         let request = Request::Canary { peer: peer.name().to_owned(), canary };

@@ -13,11 +13,11 @@ use tokio::sync::oneshot;
 use crate::machine::Genesis;
 use crate::node::driver::{Driver, Event};
 use crate::node::host::{CanaryOrder, HostJob};
-use crate::node::lifecycle::Lifecycle;
+use crate::node::lifecycle::{Lifecycle, check_announced};
 use crate::node::network::CallError;
 use crate::node::upgrade::failure;
 use crate::protocol::{CanaryEnd, CanaryReport, MAX_CANARY_MS, RequestError, RunCanary, UpgradeRefusal};
-use crate::types::{Digest, Index, PeerId};
+use crate::types::{Index, PeerId};
 
 /// Canaries that run on a node at a time: each has a state of its own in memory.
 pub(super) const MAX_CANARIES: usize = 1;
@@ -55,9 +55,7 @@ impl Lifecycle {
     ) -> Result<CanaryReport, RequestError> {
         let RunCanary { upgrade, max_commands, max_ms } = canary;
         let invalid = |reason: &str| RequestError::Invalid { reason: reason.to_owned() };
-        if Digest::of(&component) != upgrade.component {
-            return Err(invalid("the component's digest differs from the one announced"));
-        }
+        check_announced(&component, upgrade.component)?;
         let permit = Arc::clone(&self.canaries).try_acquire_owned();
         let permit = permit.map_err(|_| invalid("another canary runs on this node: try again once it has ended"))?;
         let CanaryPlan { peer, genesis, applied } = plan;

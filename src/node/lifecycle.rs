@@ -16,10 +16,12 @@ use crate::access::AccessList;
 use crate::codec;
 use crate::machine::{Command, Genesis};
 use crate::node::backends::Backends;
+use crate::node::canary::MAX_CANARIES;
 use crate::node::driver::Event;
 use crate::node::frames::{BulkRequest, ClusterSpec};
 use crate::node::network::{CallError, call};
 use crate::node::standing::Introduction;
+use crate::node::upgrade::MAX_SOUGHT;
 use crate::protocol::{CreateCluster, MAX_CONFIG_BYTES, MAX_PEERS, PeerFailure, RequestError};
 use crate::raft::{Configuration, Write, WriteToken};
 use crate::transport::Endpoint;
@@ -192,14 +194,30 @@ pub(super) struct Lifecycle {
 /// The loop takes no more events.
 const STOPPING: &str = "the node is stopping";
 
+/// Whether a component is the one that was announced.
+pub(super) fn check_announced(component: &[u8], announced: Digest) -> Result<(), RequestError> {
+    if Digest::of(component) == announced {
+        return Ok(());
+    }
+    Err(RequestError::Invalid { reason: "the component's digest differs from the one announced".to_owned() })
+}
+
 impl Lifecycle {
+    pub(super) fn new(
+        node: NodeAddr,
+        endpoint: Endpoint,
+        events: mpsc::Sender<Event>,
+        backends: Arc<Backends>,
+    ) -> Self {
+        let at_a_time = |count| Arc::new(Semaphore::new(count));
+        let (preparing, seeking, canaries) = (at_a_time(1), at_a_time(MAX_SOUGHT), at_a_time(MAX_CANARIES));
+        Self { node, endpoint, events, backends, preparing, seeking, canaries }
+    }
+
     /// Creates a cluster, as its coordinator.
     pub(super) async fn create(&self, request: CreateCluster, component: Bytes) -> Result<ClusterId, RequestError> {
         let spec = self.specify(request)?;
-        if Digest::of(&component) != spec.component {
-            let reason = "the component's digest differs from the one announced".to_owned();
-            return Err(RequestError::Invalid { reason });
-        }
+        check_announced(&component, spec.component)?;
         let failures = self.make_peers(&spec, component).await;
         if failures.is_empty() {
             if let Some(incarnation) = spec.id() {

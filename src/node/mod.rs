@@ -51,7 +51,7 @@ use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 pub use config::{Config, ConfigError, Isolation, Listen, Tuning};
 pub use inspect::{NodeCheck, NodeLog, default_snapshot_dir};
@@ -259,15 +259,7 @@ async fn run(
         // The loop may have ended; then nobody cares.
         Box::new(move |incarnation, event| drop(hosts.blocking_send(Event::Host { incarnation, event }))),
     )?;
-    let lifecycle = Lifecycle {
-        node: node.clone(),
-        endpoint: endpoint.clone(),
-        events: events.clone(),
-        backends: Arc::clone(&backends),
-        preparing: Arc::new(Semaphore::new(1)),
-        canaries: Arc::new(Semaphore::new(canary::MAX_CANARIES)),
-        seeking: Arc::new(Semaphore::new(upgrade::MAX_SOUGHT)),
-    };
+    let lifecycle = Lifecycle::new(node.clone(), endpoint.clone(), events.clone(), Arc::clone(&backends));
     let doors = Doors::new();
     let listener = Listener::new(lifecycle.clone(), courier_thread.address.clone(), doors.clone(), refusal_log.clone());
     let watching = space::watch(store.clone(), tuning.min_free_bytes, events.clone());

@@ -22,7 +22,7 @@ use crate::node::driver::{Driver, Event};
 use crate::node::frames::{BulkRequest, PeerFrame};
 use crate::node::host::{HostJob, Lack};
 use crate::node::hosting::HostedPeer;
-use crate::node::lifecycle::{Lifecycle, shorten_reason};
+use crate::node::lifecycle::{Lifecycle, check_announced, shorten_reason};
 use crate::node::network::{CallError, call};
 use crate::node::waiting::Asked;
 use crate::protocol::{PeerFailure, Reply, RequestError, UpgradeCluster, UpgradeRefusal};
@@ -107,10 +107,7 @@ impl Lifecycle {
         component: Bytes,
         timeout_ms: u64,
     ) -> Result<Reply, RequestError> {
-        if Digest::of(&component) != to.component {
-            let reason = "the component's digest differs from the one announced".to_owned();
-            return Err(RequestError::Invalid { reason });
-        }
+        check_announced(&component, to.component)?;
         let (peer, from) = (plan.leader.name().to_owned(), plan.genesis.component);
         if from == to.component {
             return self.confirm_leads(peer, timeout_ms).await.map(|()| Reply::Upgraded { index: None });

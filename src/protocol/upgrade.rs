@@ -22,6 +22,14 @@ pub struct UpgradeCluster {
     pub migration: Option<Bytes>,
 }
 
+impl UpgradeCluster {
+    /// To this component.
+    #[must_use]
+    pub fn to(component: &[u8], migration: Option<Bytes>) -> Self {
+        Self { component: Digest::of(component), component_size_bytes: component.len() as u64, migration }
+    }
+}
+
 /// How an upgrade has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpgradeStatus {
