@@ -75,6 +75,19 @@ fn put_back(mut scratch: Vec<u8>) {
     }
 }
 
+/// Encodes a value that ends in a byte string, up to the bytes themselves, of which there are to be `length`. `value` has none
+/// there. Whoever sends a large one need not copy it.
+///
+/// # Panics
+/// As [`encode`], and if `value` does not end in an empty byte string.
+#[must_use]
+pub fn encode_up_to_bytes<T: Serialize>(value: &T, length: usize) -> Vec<u8> {
+    let mut bytes = encode(value);
+    assert_eq!(bytes.pop(), Some(0), "the length of an empty byte string");
+    encode_into(&length, &mut bytes);
+    bytes
+}
+
 /// Encodes a value of a type that is not this package's.
 ///
 /// # Errors
@@ -150,6 +163,16 @@ mod tests {
             }
         }
         assert_eq!(encode(&(9u8, Nested)), [9, 2, 1, 2]);
+    }
+
+    #[test]
+    fn a_value_is_encoded_in_two_parts_as_in_one() {
+        for length in [0, 1, 250, 251, 70_000] {
+            let tail = Bytes::from(vec![9; length]);
+            let mut bytes = encode_up_to_bytes(&(7u8, Bytes::new()), length);
+            bytes.extend_from_slice(&tail);
+            assert_eq!(bytes, encode(&(7u8, tail)));
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub use status::{FollowerStatus, MachineStatus, Sending};
 pub use upgrade::{MAX_MIGRATION_BYTES, UpgradeCluster, UpgradeRefusal, UpgradeStatus};
 
 use crate::access::{AccessControl, AccessDenied, AccessList, AccessRefusal};
+use crate::codec;
 use crate::feature_level::FeatureLevel;
 use crate::settings::Settings;
 use crate::types::{ClusterId, Digest, Incarnation, Index, NodeAddr, PeerId, RoleName, Term};
@@ -218,6 +219,25 @@ pub enum Reply {
     },
     /// What a canary has seen.
     Canary(CanaryReport),
+}
+
+/// A backend's answer of so many bytes is sent from where it is; a smaller one is copied sooner than handled apart.
+const SENT_APART_FROM_BYTES: usize = 8 << 10;
+
+impl Reply {
+    /// Its encoding, in two parts of which the second may be empty: a large answer is not copied.
+    #[must_use]
+    pub fn into_parts(mut self) -> [Bytes; 2] {
+        let answer = match &mut self {
+            Self::Written { reply: Ok(answer), .. } | Self::Answered { reply: Ok(answer) }
+                if answer.len() >= SENT_APART_FROM_BYTES =>
+            {
+                std::mem::take(answer)
+            }
+            _ => return [codec::encode(&self).into(), Bytes::new()],
+        };
+        [codec::encode_up_to_bytes(&self, answer.len()).into(), answer]
+    }
 }
 
 /// Why a request failed.
@@ -457,4 +477,22 @@ pub struct PeerStatus {
     pub quarantine: Option<Index>,
     /// Set when the peer has stopped, or its machine waits for a component: why.
     pub stopped: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_in_parts_is_the_same_reply() {
+        for size in [0, 100, SENT_APART_FROM_BYTES - 1, SENT_APART_FROM_BYTES, 1 << 20] {
+            let answer = Ok(Bytes::from(vec![7; size]));
+            let written = Reply::Written { index: Index(300), reply: answer.clone() };
+            for reply in [written, Reply::Answered { reply: answer }, Reply::Answered { reply: Err("x".repeat(size)) }]
+            {
+                let parts = reply.clone().into_parts();
+                assert_eq!(parts.concat(), codec::encode(&reply));
+            }
+        }
+    }
 }

@@ -190,16 +190,15 @@ impl Listener {
                 Err(error) => (Reply::Failed(RequestError::Invalid { reason: error.to_string() }), true),
             };
             drop(frame);
-            let mut encoded = bounded(&reply);
+            let is_write = matches!(reply, Reply::Written { .. });
+            let mut parts = bounded(reply);
             let mut charge = quota.bytes().charge();
-            if !charge.add(encoded.len()) {
+            if !charge.add(parts.iter().map(Bytes::len).sum()) {
                 // The client does not read what it has asked for.
-                let error =
-                    if matches!(reply, Reply::Written { .. }) { RequestError::Unknown } else { RequestError::TooMuch };
-                encoded = codec::encode(&Reply::Failed(error));
+                let error = if is_write { RequestError::Unknown } else { RequestError::TooMuch };
+                parts = Reply::Failed(error).into_parts();
             }
-            drop(reply);
-            writer.write(&encoded).await?;
+            writer.write_parts(parts).await?;
             if is_last {
                 writer.finish();
                 return Ok(());
@@ -499,13 +498,14 @@ async fn read_component(body: &mut BulkBody) -> Result<Bytes, TransferError> {
 }
 
 /// Encodes a reply; one that no frame can hold becomes an error that says so.
-fn bounded(reply: &Reply) -> Vec<u8> {
-    let bytes = codec::encode(reply);
-    if bytes.len() <= MAX_FRAME_BYTES {
-        return bytes;
+fn bounded(reply: Reply) -> [Bytes; 2] {
+    let parts = reply.into_parts();
+    let size: usize = parts.iter().map(Bytes::len).sum();
+    if size <= MAX_FRAME_BYTES {
+        return parts;
     }
-    let reason = format!("the backend's reply has {} bytes, more than a reply may have; ask for less", bytes.len());
-    codec::encode(&Reply::Failed(invalid(reason)))
+    let reason = format!("the backend's reply has {size} bytes, more than a reply may have; ask for less");
+    Reply::Failed(invalid(reason)).into_parts()
 }
 
 /// Whether a backend can be told so much.

@@ -216,6 +216,23 @@ impl FrameWriter {
         Ok(self.stream.write_chunk(bytes.freeze()).await?)
     }
 
+    /// Writes one frame that lies in two parts. Otherwise as [`FrameWriter::write`].
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub async fn write_parts(&mut self, [front, back]: [Bytes; 2]) -> Result<(), FrameError> {
+        let is_copied = back.len() < COALESCE_BELOW_BYTES;
+        let copied = if is_copied { back.len() } else { 0 };
+        let mut bytes = BytesMut::with_capacity(HEADER_BYTES + front.len() + copied);
+        self.put_header(front.len() + back.len(), &mut bytes)?;
+        bytes.put_slice(&front);
+        if is_copied {
+            bytes.put_slice(&back);
+            return Ok(self.stream.write_chunk(bytes.freeze()).await?);
+        }
+        Ok(self.stream.write_all_chunks(&mut [bytes.freeze(), back]).await?)
+    }
+
     /// Writes several frames at once, which costs little more than one. Otherwise as [`FrameWriter::write`].
     ///
     /// # Errors

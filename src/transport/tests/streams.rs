@@ -21,8 +21,13 @@ async fn frames_arrive_whole_and_in_order() {
         (0..3000usize).map(|i| Bytes::from(vec![i as u8; if i % 500 == 0 { i * 100 } else { i % 300 }])).collect();
     let sending = async {
         writer.write_all(&frames[..1500]).await.unwrap();
-        for frame in &frames[1500..] {
+        for frame in &frames[1500..2200] {
             writer.write(frame).await.unwrap();
+        }
+        for (frame, cut) in frames[2200..].iter().zip(0..) {
+            let mut front = frame.clone();
+            let back = front.split_off(cut % (frame.len() + 1));
+            writer.write_parts([front, back]).await.unwrap();
         }
         writer.finish();
     };
@@ -46,6 +51,9 @@ async fn a_frame_too_large_is_refused_by_its_header_alone() {
     assert_eq!(error, FrameError::TooLarge { size: u32::MAX as usize, max: 100 });
     let mut writer = FrameWriter::new(send, 100);
     let error = within(writer.write(&[0; 101])).await.unwrap_err();
+    assert_eq!(error, FrameError::TooLarge { size: 101, max: 100 });
+    let parts = [Bytes::from_static(&[0; 51]), Bytes::from_static(&[0; 50])];
+    let error = within(writer.write_parts(parts)).await.unwrap_err();
     assert_eq!(error, FrameError::TooLarge { size: 101, max: 100 });
 }
 
