@@ -226,7 +226,7 @@ fn peer_as_text(peer: &PeerStatus, now: SystemTime) -> String {
     }
     if let Some(at) = peer.quarantine {
         text.push_str(&format!(
-            "\n    IN QUARANTINE: its state differs from the majority's at entry {at}, and is being replaced"
+            "\n    IN QUARANTINE: its state differs from the majority's at entry {at}, or cannot go on there, and is being replaced"
         ));
     }
     if let Some(reason) = &peer.stopped {

@@ -341,7 +341,7 @@ impl Driver {
         tracing::error!(peer = %peer.record.peer, %component,
             "the peer cannot go on without a component that no other node could give; it asks again");
         if is_lacking {
-            peer.replica.machine_missing();
+            peer.replica.machine_missing(component);
         } else {
             peer.replica.component_missing(component);
         }

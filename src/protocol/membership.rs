@@ -82,10 +82,11 @@ pub enum ChangeRefusal {
         /// The peers that there are.
         now: Vec<PeerId>,
     },
-    /// Too many of the new peers were found to have a state that is not the majority's. Nothing was changed.
+    /// Too many of the new peers have a state that is to be replaced: it is not the majority's, or has no component to go on with.
+    /// Nothing was changed.
     #[error(
-        "the peers were not changed: too many of the new ones are in quarantine with a wrong state; try again when it has \
-         been replaced, which the leader sees to"
+        "the peers were not changed: too many of the new ones are in quarantine; try again when their state has been replaced, \
+         which the leader sees to"
     )]
     Diverged,
 }

@@ -33,7 +33,7 @@ pub enum MembershipError {
     #[error("{0} peers are too many: give at most {max}", max = Configuration::MAX_VOTERS)]
     TooMany(usize),
     /// So many of these have a state that is not the majority's that the rest is no majority of them.
-    #[error("too many of these peers have a wrong state: wait until it is replaced")]
+    #[error("the state of too many of these peers is to be replaced: wait until it is")]
     Diverged,
     /// Nobody would be left.
     #[error("a cluster needs at least one peer: delete the cluster instead")]

@@ -14,6 +14,11 @@ impl Raft {
         }
     }
 
+    /// There is nothing to be replaced any more.
+    pub fn end_quarantine(&mut self) {
+        self.is_quarantined = false;
+    }
+
     /// The last entry of the peer's snapshot; zero without one.
     #[must_use]
     pub fn snapshot_index(&self) -> Index {

@@ -367,8 +367,8 @@ impl Replica {
     }
 
     /// Has a leader begin to change the voters to exactly these, or withdraw a change: see
-    /// [`Raft::propose_membership`]. Where the leader knows that the state of too many of them is wrong, it refuses: they would
-    /// outvote who is right.
+    /// [`Raft::propose_membership`]. Where the leader knows that the state of too many of them is to be replaced, it refuses: they
+    /// would outvote who is right, or nobody would be left to give them another.
     ///
     /// # Errors
     /// [`MembershipError`].
@@ -377,7 +377,8 @@ impl Replica {
         voters: BTreeMap<Incarnation, PeerId>,
         now: Now,
     ) -> Result<Index, MembershipError> {
-        let wrong = voters.keys().filter(|voter| self.differs(**voter)).count();
+        let is_wrong = |voter: &&Incarnation| self.differs(**voter) || self.awaits_state(**voter);
+        let wrong = voters.keys().filter(is_wrong).count();
         if wrong > 0 && 2 * (voters.len() - wrong) <= voters.len() {
             return Err(MembershipError::Diverged);
         }

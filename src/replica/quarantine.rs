@@ -16,7 +16,7 @@ use crate::protocol::{MachineStatus, RequestError};
 use crate::raft::{Envelope, Message};
 use crate::replica::chains::Chains;
 use crate::replica::{Answer, Asker, Replica};
-use crate::types::{Incarnation, Index, Term};
+use crate::types::{Digest, Incarnation, Index, Term};
 
 /// What one replica knows of who has parted from whom.
 #[derive(Default)]
@@ -27,8 +27,10 @@ pub(super) struct Sides {
     /// How the others stand to this leader, in this term of office.
     tally: BTreeMap<Incarnation, Standing>,
     term: Term,
-    /// Where this replica's state was found to be another than the majority's, while it is in quarantine.
+    /// Where this replica's state was found to be another than the majority's, or what it cannot apply, while it is in quarantine.
     quarantine: Option<Index>,
+    /// Set if it is in quarantine for want of this component alone: nothing is wrong with the state.
+    lacks: Option<Digest>,
     /// What the machine reports is of such a state, until it is replaced.
     is_suspect: bool,
     /// The entry that this replica's backend has died of though others could apply it.
@@ -73,7 +75,7 @@ impl Sides {
 
     /// The machine is that of a snapshot. In quarantine it is not yet that of the leader's.
     pub(super) fn restored(&mut self, index: Index, chain: HashChain) {
-        (self.is_replacing, self.is_suspect) = (false, self.quarantine.is_some());
+        (self.is_replacing, self.is_suspect) = (false, self.quarantine.is_some() && self.lacks.is_none());
         self.chains.reset();
         self.chains.push(index, chain);
     }
@@ -112,7 +114,8 @@ impl Sides {
 }
 
 impl Replica {
-    /// Whether this replica's state is another than the majority's, and is being replaced: where that was found.
+    /// Whether this replica's state is being replaced, since it is another than the majority's or since there is no component to go
+    /// on with: where that was found.
     #[must_use]
     pub fn quarantine(&self) -> Option<Index> {
         self.sides.quarantine
@@ -146,6 +149,12 @@ impl Replica {
     pub(super) fn differs(&self, other: Incarnation) -> bool {
         let standing = self.sides.tally.get(&other).filter(|_| self.sides.term == self.raft.term());
         standing.is_some_and(|standing| standing.differs.is_some())
+    }
+
+    /// Whether another has told this leader that it needs a snapshot in place of its state, and has not said since that it has one.
+    pub(super) fn awaits_state(&self, other: Incarnation) -> bool {
+        let standing = self.sides.tally.get(&other).filter(|_| self.sides.term == self.raft.term());
+        self.sides.served.contains(&other) || standing.is_some_and(|standing| standing.needs_after.is_some())
     }
 
     /// What another replica has told this leader of its machine, in this term.
@@ -212,12 +221,37 @@ impl Replica {
     }
 
     pub(super) fn enter_quarantine(&mut self, at: Index) {
-        if self.sides.quarantine.is_some() {
+        if self.sides.quarantine.is_some() && self.sides.lacks.is_none() {
             return;
         }
         tracing::error!(me = %self.raft.id(), entry = %at,
             "in quarantine: the state is not the majority's, and is replaced by a snapshot of the leader's");
-        (self.sides.quarantine, self.sides.is_suspect) = (Some(at), true);
+        (self.sides.quarantine, self.sides.lacks, self.sides.is_suspect) = (Some(at), None, true);
+        self.begin_quarantine();
+    }
+
+    /// The machine cannot apply an entry for want of a component: the others' state is to take the place of its own, unless the
+    /// component comes first.
+    pub(super) fn await_state_of_others(&mut self, at: Index, component: Digest) {
+        if self.sides.quarantine.is_some() {
+            return;
+        }
+        tracing::warn!(me = %self.raft.id(), entry = %at, %component,
+            "in quarantine: a component is nowhere to be had, so a snapshot of the leader's replaces the state");
+        (self.sides.quarantine, self.sides.lacks) = (Some(at), Some(component));
+        self.begin_quarantine();
+    }
+
+    /// A component is there after all. Of those who are left, nobody else may have a state to give.
+    pub(super) fn need_no_state_of_others(&mut self, component: Digest) {
+        if self.sides.lacks.take_if(|lacks| *lacks == component).is_some() {
+            tracing::info!(me = %self.raft.id(), %component, "out of quarantine: the component has been found");
+            self.sides.quarantine = None;
+            self.raft.end_quarantine();
+        }
+    }
+
+    fn begin_quarantine(&mut self) {
         self.raft.quarantine();
         for query in self.reads.take_all() {
             if let Asker::Client(ticket) = query.asker {
@@ -230,6 +264,7 @@ impl Replica {
     pub(super) fn leave_quarantine(&mut self) {
         self.sides.chains.reset();
         self.sides.is_replacing = true;
+        self.sides.lacks = None;
         if self.sides.quarantine.take().is_some() {
             self.snapshots.void();
             tracing::info!(me = %self.raft.id(), "out of quarantine: the state is that of a snapshot of the leader's");

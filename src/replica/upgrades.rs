@@ -42,6 +42,7 @@ impl Replica {
     /// This node has a component, and can run it.
     pub fn component_ready(&mut self, component: Digest) {
         self.upgrades.asked.take_if(|(asked, _)| *asked == component);
+        self.need_no_state_of_others(component);
         if self.raft.upgrades().iter().any(|(_, needed)| *needed == component) {
             self.upgrades.ready.insert(component);
         }
@@ -61,14 +62,13 @@ impl Replica {
                 let _ = self.transfer(able);
             }
         } else if self.judge.judged() >= on {
-            tracing::warn!(me = %self.raft.id(), entry = %on, %component, "cannot apply an upgrade whose component is nowhere to be had");
-            self.enter_quarantine(on);
+            self.await_state_of_others(on, component);
         }
     }
 
-    /// The machine cannot be made, since nobody that this node can reach has the component of its snapshot: the others have moved
+    /// The machine cannot be made, since nobody that this node can reach has this component of its snapshot: the others have moved
     /// on since. Their state is taken instead, or one of them leads.
-    pub fn machine_missing(&mut self) {
+    pub fn machine_missing(&mut self, component: Digest) {
         // Who sleeps is told nothing.
         self.stir();
         let begins = self.raft.snapshot_index();
@@ -78,7 +78,7 @@ impl Replica {
                 let _ = self.transfer(able);
             }
         } else if self.judge.judged() > begins {
-            self.enter_quarantine(begins);
+            self.await_state_of_others(begins, component);
         }
     }
 

@@ -125,6 +125,18 @@ fn a_change_that_would_give_the_majority_to_who_differs_is_refused() {
 }
 
 #[test]
+fn a_change_that_would_leave_only_who_waits_for_the_state_of_others_is_refused() {
+    let mut hands = Hands::serving();
+    let at = hands.last();
+    hands.reports(THREE, report(at.0, chain_at(at), Some(3)));
+    let now = hands.now();
+    let voters = BTreeMap::from([(THREE, address(THREE).expect("a peer"))]);
+    assert_eq!(hands.replica.change_members(voters.clone(), now), Err(MembershipError::Diverged));
+    hands.reports(THREE, report(at.0, chain_at(at), None));
+    assert!(hands.replica.change_members(voters, now).is_ok());
+}
+
+#[test]
 fn who_differs_from_a_majority_is_told_and_served_a_snapshot() {
     let mut hands = Hands::serving();
     let at = hands.last();

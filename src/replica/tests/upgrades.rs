@@ -149,6 +149,21 @@ fn who_cannot_get_a_component_that_others_have_used_takes_their_state() {
     assert_eq!(hands.replica.quarantine(), None);
     hands.replica.component_missing(component("new"));
     assert_eq!(hands.replica.quarantine(), Some(Index(2)));
+    // Those may have left meanwhile, and taken it along.
+    hands.replica.component_ready(component("another"));
+    assert_eq!(hands.replica.quarantine(), Some(Index(2)));
+    hands.replica.component_ready(component("new"));
+    assert_eq!(hands.replica.quarantine(), None, "nothing is wrong with its own state");
+}
+
+#[test]
+fn a_component_that_is_found_does_not_mend_a_state_that_differs() {
+    let mut hands = Hands::follower();
+    hands.hear_entries(TWO, 1, (1, 1), vec![entry(1, 2, Payload::Noop)], 2);
+    hands.replica.machine_missing(component("old"));
+    hands.replica.enter_quarantine(Index(1));
+    hands.replica.component_ready(component("old"));
+    assert_eq!(hands.replica.quarantine(), Some(Index(1)));
 }
 
 #[test]
@@ -195,12 +210,14 @@ fn a_new_leader_does_not_know_what_its_cluster_runs_before_it_has_applied_all_of
 #[test]
 fn whose_own_snapshot_is_of_no_use_takes_the_state_of_others() {
     let mut hands = Hands::follower();
-    hands.replica.machine_missing();
+    hands.replica.machine_missing(component("old"));
     assert_eq!(hands.replica.quarantine(), None, "nobody is known to have another");
     hands.hear_entries(TWO, 1, (1, 1), vec![entry(1, 2, Payload::Noop)], 2);
-    hands.replica.machine_missing();
+    hands.replica.machine_missing(component("old"));
     assert_eq!(hands.replica.quarantine(), Some(Index::ZERO));
+    hands.replica.component_ready(component("old"));
+    assert_eq!(hands.replica.quarantine(), None);
     let mut alone = Hands::alone(settings());
-    alone.replica.machine_missing();
+    alone.replica.machine_missing(component("old"));
     assert_eq!(alone.replica.quarantine(), None, "a leader is not outvoted");
 }

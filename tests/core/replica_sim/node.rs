@@ -211,9 +211,8 @@ impl Node {
         if self.lacking.take_if(|lacking| *lacking == component).is_some() {
             self.reports.extend(self.made_later.take());
         }
-        if self.wanted.take_if(|wanted| *wanted == component).is_some() {
-            self.replica.component_ready(component);
-        }
+        self.wanted.take_if(|wanted| *wanted == component);
+        self.replica.component_ready(component);
     }
 
     /// Takes out what the replica wants done; what is not for the disk or the machine is left in the effects.

@@ -117,7 +117,7 @@ impl Sim {
         } else if !is_there && self.rng.random_bool(0.1) {
             let node = self.nodes.get_mut(&id).expect("a node");
             let before = node.replica.quarantine();
-            node.replica.machine_missing();
+            node.replica.machine_missing(lacking);
             if node.replica.quarantine() != before {
                 node.lacks_backend = true;
                 self.count("upgrade: a lost backend is nowhere to be had");
