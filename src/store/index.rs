@@ -41,11 +41,20 @@ pub struct PurgeLimits {
     pub max_moved_bytes: u64,
     /// The most rounds that are deleted.
     pub max_rounds: usize,
+    /// The most bytes of rounds that are deleted, since the database reads what it deletes while writes wait: some times as many as
+    /// [`PurgeLimits::every_bytes`], so that many dead rounds go soon. The first round may alone exceed it.
+    pub max_deleted_bytes: u64,
 }
 
 impl Default for PurgeLimits {
     fn default() -> Self {
-        Self { every_rounds: 128, every_bytes: 1 << 20, max_moved_bytes: 1 << 20, max_rounds: 1024 }
+        Self {
+            every_rounds: 128,
+            every_bytes: 1 << 20,
+            max_moved_bytes: 1 << 20,
+            max_rounds: 1024,
+            max_deleted_bytes: 4 << 20,
+        }
     }
 }
 
@@ -102,7 +111,8 @@ impl Ledger {
         let mut longest = None;
         for (round, seq) in self.rounds.iter().zip(self.first..).take(limits.max_rounds) {
             sum = SumBytes { size: sum.size + u64::from(round.size), live: sum.live + u64::from(round.live) };
-            if round.live > 0 && sum.live > limits.max_moved_bytes && longest.is_some() {
+            let moves_too_much = round.live > 0 && sum.live > limits.max_moved_bytes;
+            if (moves_too_much || sum.size > limits.max_deleted_bytes) && longest.is_some() {
                 break;
             }
             longest = Some((seq, sum.live));
@@ -189,6 +199,14 @@ mod tests {
             ledger(&[(size, size), (size, size), (5 * size, 0)]).purgeable(PurgeLimits::default()),
             Some((5, whole))
         );
+    }
+
+    #[test]
+    fn of_many_dead_rounds_few_bytes_go_at_a_time() {
+        let limits = PurgeLimits::default();
+        let quarter = (limits.max_deleted_bytes / 4) as u32;
+        assert_eq!(ledger(&[(quarter, 0); 10]).purgeable(limits), Some((8, 0)));
+        assert_eq!(ledger(&[(9 * quarter, 0), (1, 0)]).purgeable(limits), Some((5, 0)));
     }
 
     #[test]

@@ -149,13 +149,31 @@ fn random_writes_are_restored_as_they_replay() {
 #[test]
 fn random_writes_are_restored_as_they_replay_while_little_purges_move_entries_about() {
     for seed in 2..5 {
-        run(seed, PurgeLimits { every_rounds: 3, every_bytes: 1 << 20, max_moved_bytes: 1_500, max_rounds: 12 });
+        run(
+            seed,
+            PurgeLimits {
+                every_rounds: 3,
+                every_bytes: 1 << 20,
+                max_moved_bytes: 1_500,
+                max_rounds: 12,
+                max_deleted_bytes: 2_000,
+            },
+        );
     }
 }
 
 #[test]
 fn random_writes_are_restored_as_they_replay_while_large_purges_move_entries_about() {
     for seed in 5..7 {
-        run(seed, PurgeLimits { every_rounds: 20, every_bytes: 1 << 20, max_moved_bytes: 1 << 20, max_rounds: 64 });
+        run(
+            seed,
+            PurgeLimits {
+                every_rounds: 20,
+                every_bytes: 1 << 20,
+                max_moved_bytes: 1 << 20,
+                max_rounds: 64,
+                max_deleted_bytes: 4 << 20,
+            },
+        );
     }
 }

@@ -61,7 +61,13 @@ impl Node {
     pub fn new(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let max_moved_bytes = [300, 3_000, 1 << 20][rng.random_range(0..3)];
-        let limits = PurgeLimits { every_rounds: 3, every_bytes: 1 << 20, max_moved_bytes, max_rounds: 12 };
+        let limits = PurgeLimits {
+            every_rounds: 3,
+            every_bytes: 1 << 20,
+            max_moved_bytes,
+            max_rounds: 12,
+            max_deleted_bytes: 8_000,
+        };
         Self {
             disk: SimDisk::new(rng.random()),
             rng,

@@ -14,8 +14,13 @@ use crate::disk::SimDisk;
 use crate::peer::Machine;
 use crate::sim::world::HostStore;
 
-const LIMITS: PurgeLimits =
-    PurgeLimits { every_rounds: 8, every_bytes: 1 << 20, max_moved_bytes: 4_000, max_rounds: 32 };
+const LIMITS: PurgeLimits = PurgeLimits {
+    every_rounds: 8,
+    every_bytes: 1 << 20,
+    max_moved_bytes: 4_000,
+    max_rounds: 32,
+    max_deleted_bytes: 16_000,
+};
 /// Changes of the disk, about as many as two rounds take.
 const MOST_CHANGES: u64 = 50;
 
