@@ -13,6 +13,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 use super::fresh::FreshlyFilled;
+use super::gentle;
 
 /// Files below this size are read soon enough by whoever needs them.
 const READ_AHEAD_FROM_BYTES: u64 = 16 << 20;
@@ -38,6 +39,14 @@ pub trait Disk: Debug + Send + Sync {
     /// Those of the system.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
+    /// Opens a file for reading, for whom its content stays if [`remove_gently`](Self::remove_gently) removes it.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn open_held(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.open(path)
+    }
+
     /// Opens a file for writing behind its first `size_bytes`, which it has; what comes behind them is cut off.
     ///
     /// # Errors
@@ -55,6 +64,14 @@ pub trait Disk: Debug + Send + Sync {
     /// # Errors
     /// Those of the system.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a file that may be large: that may take some time, in which the disk is there for others.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn remove_gently(&self, path: &Path) -> io::Result<()> {
+        self.remove_file(path)
+    }
 
     /// Whether there is a folder of that name.
     fn is_dir(&self, path: &Path) -> bool;
@@ -125,6 +142,10 @@ impl Disk for SystemDisk {
         Ok(Box::new(File::open(path)?))
     }
 
+    fn open_held(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(gentle::open_held(path)?))
+    }
+
     fn resume(&self, path: &Path, size_bytes: u64) -> io::Result<Box<dyn DiskFile>> {
         let mut file = OpenOptions::new().read(true).write(true).open(path)?;
         file.set_len(size_bytes)?;
@@ -138,6 +159,10 @@ impl Disk for SystemDisk {
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn remove_gently(&self, path: &Path) -> io::Result<()> {
+        gentle::remove(path)
     }
 
     fn is_dir(&self, path: &Path) -> bool {

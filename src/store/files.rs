@@ -147,9 +147,22 @@ pub(super) fn remove_files(disk: &dyn Disk, dir: &Path, chosen: impl Fn(&str) ->
     Ok(())
 }
 
+/// The same for files that may be large, and take their time.
+pub(super) fn remove_large_files(disk: &dyn Disk, dir: &Path, chosen: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+    for name in names(disk, dir)?.iter().filter(|name| chosen(name)) {
+        let path = dir.join(name);
+        removed(&path, disk.remove_gently(&path))?;
+    }
+    Ok(())
+}
+
 /// Removes a file. One that is already gone is no error.
 pub(super) fn remove_file(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
-    match disk.remove_file(path) {
+    removed(path, disk.remove_file(path))
+}
+
+fn removed(path: &Path, result: io::Result<()>) -> Result<(), StoreError> {
+    match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path, "remove")(error)),
         _ => Ok(()),
     }

@@ -39,6 +39,7 @@ mod files;
 mod format;
 mod forward;
 mod fresh;
+mod gentle;
 mod group_log;
 mod head;
 mod index;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::archive::Archive;
 use super::disk::{Disk, DiskFile};
 use super::files::{self, Draft};
+use super::gentle;
 use super::receiver::partial_position;
 use super::snapshot_format::{Checker, END_BYTES, Former, MAX_BLOCK_BYTES, SnapshotHeader, SnapshotIdentity};
 use super::{SnapshotReceiver, StoreError};
@@ -119,7 +120,7 @@ impl Snapshots {
         position: LogPosition,
     ) -> Result<(File, SnapshotIdentity), StoreError> {
         let path = self.path(incarnation, position);
-        let mut file = File::open(&path).map_err(missing_or_io(&path))?;
+        let mut file = gentle::open_held(&path).map_err(missing_or_io(&path))?;
         let size_bytes = file.metadata().map_err(StoreError::io(&path, "measure"))?.len();
         let mut end = Vec::new();
         let mut read_end = || {
@@ -167,7 +168,7 @@ impl Snapshots {
 
     /// Removes the peer's snapshots that come before one, and what was received in part of any up to that. Call it once the
     /// write that refers to that one is durable. Later ones stay: they may have been received already, while their write is
-    /// yet to come.
+    /// yet to come. Large ones go slowly, so that the disk is there for others.
     ///
     /// # Errors
     /// [`StoreError::Io`].
@@ -176,7 +177,7 @@ impl Snapshots {
             position_of(name).is_some_and(|position| position.index < keep.index)
                 || partial_position(name).is_some_and(|position| position.index <= keep.index)
         };
-        files::remove_files(self.disk.as_ref(), &self.folder(incarnation), goes)
+        files::remove_large_files(self.disk.as_ref(), &self.folder(incarnation), goes)
     }
 
     /// Removes one snapshot of the peer, to which no write refers.
@@ -275,7 +276,7 @@ pub struct SnapshotReader {
 impl SnapshotReader {
     /// Opens the file, which must be the snapshot at `position`.
     pub(super) fn open(disk: &dyn Disk, path: &Path, position: LogPosition) -> Result<Self, StoreError> {
-        let file = disk.open(path).map_err(missing_or_io(path))?;
+        let file = disk.open_held(path).map_err(missing_or_io(path))?;
         Self::new(file, path, position)
     }
 
