@@ -82,11 +82,11 @@ pub enum ChangeRefusal {
         /// The peers that there are.
         now: Vec<PeerId>,
     },
-    /// Too many of the new peers have a state that is to be replaced: it is not the majority's, or has no component to go on with.
-    /// Nothing was changed.
+    /// Too many of the new peers have a state that is to be replaced, since it is not the majority's or has no component to go on
+    /// with, or have yet to go over to the present component. Nothing was changed.
     #[error(
-        "the peers were not changed: too many of the new ones are in quarantine; try again when their state has been replaced, \
-         which the leader sees to"
+        "the peers were not changed: too many of the new ones are in quarantine, or have yet to go over to the present component; \
+         try again when they have, which they and the leader see to"
     )]
     Diverged,
 }

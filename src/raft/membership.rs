@@ -32,8 +32,8 @@ pub enum MembershipError {
     /// Entries with more peers would be larger than what they are good for.
     #[error("{0} peers are too many: give at most {max}", max = Configuration::MAX_VOTERS)]
     TooMany(usize),
-    /// So many of these have a state that is not the majority's that the rest is no majority of them.
-    #[error("the state of too many of these peers is to be replaced: wait until it is")]
+    /// So many of these have a state that is not the majority's, or is behind an upgrade, that the rest is no majority of them.
+    #[error("too many of these peers have yet to come to the majority's state: wait until they have")]
     Diverged,
     /// Nobody would be left.
     #[error("a cluster needs at least one peer: delete the cluster instead")]

@@ -367,8 +367,9 @@ impl Replica {
     }
 
     /// Has a leader begin to change the voters to exactly these, or withdraw a change: see
-    /// [`Raft::propose_membership`]. Where the leader knows that the state of too many of them is to be replaced, it refuses: they
-    /// would outvote who is right, or nobody would be left to give them another.
+    /// [`Raft::propose_membership`]. Where the leader knows that the state of too many of them is to be replaced, or that they have yet
+    /// to go over to the present component, it refuses: they would outvote who is right, or nobody would be left to give them what
+    /// they need.
     ///
     /// # Errors
     /// [`MembershipError`].
@@ -377,7 +378,12 @@ impl Replica {
         voters: BTreeMap<Incarnation, PeerId>,
         now: Now,
     ) -> Result<Index, MembershipError> {
-        let is_wrong = |voter: &&Incarnation| self.differs(**voter) || self.awaits_state(**voter);
+        let upgraded = self.raft.upgrades().iter().map(|(index, _)| *index).rfind(|index| *index <= self.applied);
+        let is_wrong = |voter: &&Incarnation| {
+            self.differs(**voter)
+                || self.awaits_state(**voter)
+                || upgraded.is_some_and(|on| self.is_known_before(**voter, on))
+        };
         let wrong = voters.keys().filter(is_wrong).count();
         if wrong > 0 && 2 * (voters.len() - wrong) <= voters.len() {
             return Err(MembershipError::Diverged);

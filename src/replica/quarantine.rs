@@ -157,6 +157,12 @@ impl Replica {
         self.sides.served.contains(&other) || standing.is_some_and(|standing| standing.needs_after.is_some())
     }
 
+    /// Whether another has told this leader, in this term, that it has yet to apply an entry.
+    pub(super) fn is_known_before(&self, other: Incarnation, on: Index) -> bool {
+        let standing = self.sides.tally.get(&other).filter(|_| self.sides.term == self.raft.term());
+        standing.is_some_and(|standing| standing.applied < on)
+    }
+
     /// What another replica has told this leader of its machine, in this term.
     #[must_use]
     pub fn machine_of(&self, other: Incarnation) -> Option<MachineStatus> {

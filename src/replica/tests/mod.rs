@@ -124,6 +124,15 @@ impl Hands {
         hands
     }
 
+    /// A leader that has applied all.
+    fn serving() -> Self {
+        let mut hands = Self::leader();
+        hands.replicate();
+        hands.work();
+        hands.forget();
+        hands
+    }
+
     /// Wins an election by the vote of `TWO`.
     fn win(&mut self) {
         self.tick_until(RoleName::PreCandidate);

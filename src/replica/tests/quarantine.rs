@@ -29,15 +29,6 @@ impl Hands {
         judgement.outcast
     }
 
-    /// A leader that has applied all.
-    fn serving() -> Self {
-        let mut hands = Self::leader();
-        hands.replicate();
-        hands.work();
-        hands.forget();
-        hands
-    }
-
     fn snapshots_to(&self, to: Incarnation) -> Vec<Index> {
         let position = |envelope: &Envelope| match &envelope.message {
             Message::Snapshot { meta } if envelope.to == to => Some(meta.position.index),

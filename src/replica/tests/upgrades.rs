@@ -157,6 +157,33 @@ fn who_cannot_get_a_component_that_others_have_used_takes_their_state() {
 }
 
 #[test]
+fn a_change_that_would_leave_only_who_is_behind_an_upgrade_is_refused() {
+    let mut hands = Hands::serving();
+    hands.upgrade(1);
+    hands.settle();
+    hands.replica.component_ready(component("new"));
+    hands.replicate();
+    hands.settle();
+    let on = hands.replica.raft().upgrades()[0].0;
+    hands.tell(on, upgraded());
+    let has_applied = |index| {
+        Rider::Report(Report {
+            applied: Some((index, chain_at(index))),
+            mark: None,
+            trial: None,
+            needs_after: None,
+            level: FeatureLevel::UPGRADES,
+        })
+    };
+    let voters = BTreeMap::from([(TWO, address(TWO).expect("a peer"))]);
+    hands.hear_with(TWO, hands.term(), Message::HeartbeatReply { round: 0 }, Some(has_applied(on.prev())));
+    let now = hands.now();
+    assert_eq!(hands.replica.change_members(voters.clone(), now), Err(MembershipError::Diverged));
+    hands.hear_with(TWO, hands.term(), Message::HeartbeatReply { round: 0 }, Some(has_applied(on)));
+    assert!(hands.replica.change_members(voters, now).is_ok());
+}
+
+#[test]
 fn a_component_that_is_found_does_not_mend_a_state_that_differs() {
     let mut hands = Hands::follower();
     hands.hear_entries(TWO, 1, (1, 1), vec![entry(1, 2, Payload::Noop)], 2);

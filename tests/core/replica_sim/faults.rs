@@ -34,7 +34,7 @@ impl Sim {
             self.restart(id);
         }
         // Who sleeps is to be cut off as well.
-        if self.strikes(if self.is_quiet() { 0.04 } else { 0.01 }) {
+        if self.strikes(if self.is_quiet() { 0.08 } else { 0.01 }) {
             self.part();
         }
         if self.rng.random_bool(0.01) {

@@ -94,14 +94,15 @@ impl Sim {
         }
     }
 
-    /// In the end an operator puts back what all peers of a cluster wait for: whoever had moved on may have left it, and taken the
-    /// backend along.
+    /// In the end an operator puts back what nobody has any more and a peer needs, if no other peer of the cluster has a later
+    /// state to give: whoever had moved on may have left it, and taken the backend along.
     fn is_stuck(&self, id: Incarnation) -> bool {
         let members = self.nodes[&id].replica.raft().configuration().members();
-        let waits = |other: &Incarnation| {
-            self.nodes.get(other).is_some_and(|other| other.lacking.is_some() || other.wanted.is_some())
+        let own = self.nodes[&id].replica.machine().0;
+        let has_later = |other: &Incarnation| {
+            self.nodes.get(other).is_some_and(|other| other.lacking.is_none() && other.replica.machine().0 > own)
         };
-        self.is_healed && members.iter().all(waits)
+        self.is_healed && !members.iter().any(has_later)
     }
 
     /// A node that has no machine for want of a backend gets it from another, or the state of others.
