@@ -1,5 +1,5 @@
 //! What clients and nodes say to each other: one [`Request`] and one [`Reply`] a stream, each a length-prefixed frame
-//! encoded by [`codec`](crate::codec). [`Request::Create`] is followed by the component's bytes on the same stream.
+//! encoded by [`codec`]. [`Request::Create`] is followed by the component's bytes on the same stream.
 //!
 //! The version of the protocol is agreed on by ALPN when the connection is made.
 
