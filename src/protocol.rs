@@ -281,8 +281,10 @@ pub enum RequestError {
         /// Why.
         reason: String,
     },
-    /// The peer's state is another than the majority's, and is being replaced.
-    #[error("the peer's state is not the majority's; it is being replaced, and answers nothing meanwhile")]
+    /// The peer's state is another than the majority's, or cannot go on, and is being replaced.
+    #[error(
+        "the peer's state is not the majority's, or cannot go on; it is being replaced, and answers nothing meanwhile"
+    )]
     Quarantined,
     /// The backend died of the query.
     #[error("the backend died of this query ({message}); the state is not affected")]

@@ -38,7 +38,7 @@ pub(super) use snapshot::SnapshotTask;
 const REBUILD_READ_BYTES: usize = 4 << 20;
 
 /// The same in the background, where others are given way to after each read.
-const BACKGROUND_READ_BYTES: usize = 64 << 10;
+const BACKGROUND_READ_BYTES: usize = 16 << 10;
 
 /// Why there is no snapshot where one was wanted.
 const DIED_BEFORE: &str = "the machine has died on the way there";

@@ -33,10 +33,10 @@ pub(super) fn open_held(path: &Path) -> io::Result<File> {
 /// # Errors
 /// Those of the system, until the name is gone.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).open(path)?;
+    let file = OpenOptions::new().write(true).open(path);
     fs::remove_file(path)?;
-    // Who reads it holds a lock. What remains then, or after an error, goes when the last of them closes it.
-    if file.try_lock().is_ok()
+    // What may not be written goes at once.
+    if let Ok(file) = file
         && let Err(error) = empty(&file)
     {
         tracing::debug!(path = %path.display(), %error, "a removed file could not be emptied");
@@ -44,7 +44,12 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives back the room of a file that nobody can want any more: who reads it holds a lock, and somebody may have given it another
+/// name, to keep it. What remains goes when the last of them lets go of it.
 fn empty(file: &File) -> io::Result<()> {
+    if has_name(file)? || file.try_lock().is_err() {
+        return Ok(());
+    }
     let mut left = file.metadata()?.len();
     while left > STEP_BYTES {
         left -= STEP_BYTES;
@@ -62,7 +67,7 @@ fn has_name(file: &File) -> io::Result<bool> {
     Ok(file.metadata()?.nlink() > 0)
 }
 
-/// Elsewhere what is open cannot lose its name.
+/// Elsewhere what is open keeps its name, so nothing is emptied.
 #[cfg(not(unix))]
 fn has_name(_file: &File) -> io::Result<bool> {
     Ok(true)
@@ -98,6 +103,17 @@ mod tests {
         remove(&path).unwrap();
         assert_eq!(file.seek(io::SeekFrom::End(0)).unwrap(), 5);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_has_another_name_keeps_its_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, backup) = (dir.path().join("large"), dir.path().join("backup"));
+        let content = vec![7; STEP_BYTES as usize + 5];
+        fs::write(&path, &content).unwrap();
+        fs::hard_link(&path, &backup).unwrap();
+        remove(&path).unwrap();
+        assert!(!path.exists() && fs::read(&backup).unwrap() == content);
     }
 
     #[test]
