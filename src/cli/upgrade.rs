@@ -38,7 +38,7 @@ pub(super) struct Upgrade {
         value_parser = clap::value_parser!(u64).range(1..=MAX_CANARY_MS))]
     canary_ms: u64,
     /// How long to wait, in milliseconds: the nodes may have to compile the component.
-    #[arg(long, value_name = "MS", default_value_t = 360_000)]
+    #[arg(long, value_name = "MS", default_value_t = 360_000, conflicts_with = "canary")]
     timeout_ms: u64,
     #[command(flatten)]
     identity: Identity,

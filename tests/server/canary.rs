@@ -45,6 +45,8 @@ fn a_canary_tells_what_an_upgrade_would_change_and_changes_nothing() {
     assert!(text(&leads.stderr).contains("leads") && text(&leads.stderr).contains(&follower), "{leads:?}");
     let alice = canary(&follower, &same, &["--as", "alice"]);
     assert!(text(&alice.stderr).contains("admin certificate"), "{alice:?}");
+    let timed = canary(&follower, &same, &["--timeout-ms", "1000"]);
+    assert!(text(&timed.stderr).contains("cannot be used with"), "{timed:?}");
 
     // The counter never stumbled, and all still run what they ran.
     count.more(100);
