@@ -221,19 +221,12 @@ pub enum Reply {
     Canary(CanaryReport),
 }
 
-/// A backend's answer of so many bytes is sent from where it is; a smaller one is copied sooner than handled apart.
-const SENT_APART_FROM_BYTES: usize = 8 << 10;
-
 impl Reply {
-    /// Its encoding, in two parts of which the second may be empty: a large answer is not copied.
+    /// Its encoding, in two parts of which the second is a backend's answer, or empty: a large one need not be copied.
     #[must_use]
     pub fn into_parts(mut self) -> [Bytes; 2] {
         let answer = match &mut self {
-            Self::Written { reply: Ok(answer), .. } | Self::Answered { reply: Ok(answer) }
-                if answer.len() >= SENT_APART_FROM_BYTES =>
-            {
-                std::mem::take(answer)
-            }
+            Self::Written { reply: Ok(answer), .. } | Self::Answered { reply: Ok(answer) } => std::mem::take(answer),
             _ => return [codec::encode(&self).into(), Bytes::new()],
         };
         [codec::encode_up_to_bytes(&self, answer.len()).into(), answer]
@@ -487,7 +480,7 @@ mod tests {
 
     #[test]
     fn a_reply_in_parts_is_the_same_reply() {
-        for size in [0, 100, SENT_APART_FROM_BYTES - 1, SENT_APART_FROM_BYTES, 1 << 20] {
+        for size in [0, 1, 250, 251, 1 << 20] {
             let answer = Ok(Bytes::from(vec![7; size]));
             let written = Reply::Written { index: Index(300), reply: answer.clone() };
             for reply in [written, Reply::Answered { reply: answer }, Reply::Answered { reply: Err("x".repeat(size)) }]

@@ -15,7 +15,7 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// Chunks taken from the stream at once; each is at most a packet.
 const CHUNKS_AT_ONCE: usize = 32;
 
-/// Frames up to this size are copied into one buffer with their neighbours; larger ones are sent from where they are.
+/// What is smaller is copied into one buffer with its neighbours; the rest is sent from where it is.
 const COALESCE_BELOW_BYTES: usize = 8 << 10;
 
 const HEADER_BYTES: usize = 4;
@@ -216,7 +216,7 @@ impl FrameWriter {
         Ok(self.stream.write_chunk(bytes.freeze()).await?)
     }
 
-    /// Writes one frame that lies in two parts. Otherwise as [`FrameWriter::write`].
+    /// Writes one frame that lies in two parts, of which the second is not copied if it is large. Otherwise as [`FrameWriter::write`].
     ///
     /// # Errors
     /// [`FrameError`].

@@ -19,18 +19,9 @@ fn follower() -> Hands {
     hands
 }
 
-/// A leader whose own entries are committed and applied.
-fn settled_leader() -> Hands {
-    let mut hands = Hands::leader();
-    hands.replicate();
-    hands.work();
-    hands.forget();
-    hands
-}
-
 #[test]
 fn reads_that_come_together_share_one_confirmation_and_later_ones_do_not() {
-    let mut hands = settled_leader();
+    let mut hands = Hands::serving();
     (1..=3).for_each(|ticket| hands.query(ticket));
     hands.settle();
     let [first] = hands.heartbeat_rounds()[..] else { panic!("{:?}", hands.messages) };
@@ -46,7 +37,7 @@ fn reads_that_come_together_share_one_confirmation_and_later_ones_do_not() {
 
 #[test]
 fn many_reads_are_given_out_in_several_jobs() {
-    let mut hands = settled_leader();
+    let mut hands = Hands::serving();
     let count = 2 * Replica::MAX_QUERIES_PER_JOB as u64 + 1;
     (0..count).for_each(|ticket| hands.query(ticket));
     hands.settle();
@@ -129,7 +120,7 @@ fn a_question_that_stays_unanswered_is_asked_anew_and_answered_once() {
 
 #[test]
 fn a_leader_that_is_not_answered_asks_anew() {
-    let mut hands = settled_leader();
+    let mut hands = Hands::serving();
     hands.query(1);
     hands.settle();
     hands.hear(TWO, hands.term() + 1, Message::Heartbeat { commit: Index(1), round: 1 });
@@ -151,7 +142,7 @@ fn reads_wait_for_a_leader_until_their_deadline() {
 
 #[test]
 fn a_read_that_is_not_confirmed_by_its_deadline_found_no_leader() {
-    let mut hands = settled_leader();
+    let mut hands = Hands::serving();
     hands.query_by(1, hands.now_ms + TICK_MS);
     hands.settle();
     hands.tick();

@@ -147,11 +147,7 @@ impl Sim {
         let is_doubtful = self.nodes.get_mut(&node).expect("a node").is_doubtful(ticket);
         if is_doubtful && matches!(result, Ok(_) | Err(RequestError::Skipped { .. } | RequestError::AccessDenied(_))) {
             // It may be anything.
-            return match waiting.asked {
-                Asked::Write { number, .. } => self.witness.unknown(number),
-                Asked::Read { operation, .. } => operation.into_iter().for_each(|read| self.history.nothing(read)),
-                Asked::SetAccess { .. } | Asked::Upgrade { .. } => {}
-            };
+            return self.on_nothing(waiting.asked);
         }
         let error = match (waiting.asked, result) {
             (Asked::Write { number, operation }, Ok((index, reply))) => {
@@ -198,7 +194,20 @@ impl Sim {
             }
             (_, Err(error)) => error,
         };
-        let is_late = waiting.deadline_ms <= self.clock_ms(node);
+        self.on_failed(waiting, error);
+    }
+
+    /// Nobody will know what came of it.
+    pub(super) fn on_nothing(&mut self, asked: Asked) {
+        match asked {
+            Asked::Write { number, .. } => self.witness.unknown(number),
+            Asked::Read { operation, .. } => operation.into_iter().for_each(|read| self.history.nothing(read)),
+            Asked::SetAccess { .. } | Asked::Upgrade { .. } => {}
+        }
+    }
+
+    fn on_failed(&mut self, waiting: Waiting, error: RequestError) {
+        let is_late = waiting.deadline_ms <= self.clock_ms(waiting.node);
         match (waiting.asked, error) {
             (Asked::Write { number, .. }, RequestError::Unknown) => {
                 self.count(if is_late { "write: unknown" } else { "write: skipped by a snapshot" });
@@ -215,7 +224,7 @@ impl Sim {
             (Asked::Read { operation, .. }, error) => {
                 operation.into_iter().for_each(|read| self.history.nothing(read));
                 let is_refused = error == RequestError::Quarantined;
-                assert!(is_late || is_refused, "{ticket:?} was given up before its deadline");
+                assert!(is_late || is_refused, "a read was given up before its deadline");
                 self.count(match error {
                     RequestError::Quarantined => "read: refused in quarantine",
                     RequestError::NoLeader => "read: no leader",

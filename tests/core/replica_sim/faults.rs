@@ -7,7 +7,6 @@ use rand::seq::IteratorRandom;
 use zraft::types::Incarnation;
 
 use super::Sim;
-use super::clients::Asked;
 
 /// How long clients stay silent at most once all faults are gone.
 const SILENT_STEPS: u64 = 100;
@@ -110,13 +109,8 @@ impl Sim {
         if !node.writes.is_empty() {
             self.count("lost write");
         }
-        for (_, waiting) in self.waiting.extract_if(.., |_, waiting| waiting.node == id) {
-            match waiting.asked {
-                Asked::Write { number, .. } => self.witness.unknown(number),
-                Asked::Read { operation, .. } => operation.into_iter().for_each(|read| self.history.nothing(read)),
-                Asked::SetAccess { .. } | Asked::Upgrade { .. } => {}
-            }
-        }
+        let lost: Vec<_> = self.waiting.extract_if(.., |_, waiting| waiting.node == id).collect();
+        lost.into_iter().for_each(|(_, waiting)| self.on_nothing(waiting.asked));
         self.lose_streams(id);
     }
 
