@@ -10,12 +10,14 @@
 //! fire for a change beside the range, never miss one within it. Only the first [`MAX_FOLDERS`] levels count.
 
 pub mod api;
+mod key;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use api::{KvCommand, KvEntry, KvExpected, KvQuery, KvReply, MAX_KEY_BYTES, MAX_RANGE_BYTES, MAX_RANGE_ENTRIES};
+use key::Key;
 use serde::{Serialize, Serializer};
 use zraft_backend::{Apply, Backend, Bincode, Origin, Query, RecordReader, RecordWriter, Snapshot};
 
@@ -25,8 +27,8 @@ pub const MAX_FOLDERS: usize = 8;
 /// The store. `owned` follows from `entries`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Kv {
-    entries: BTreeMap<Vec<u8>, Stored>,
-    owned: BTreeMap<u64, BTreeSet<Vec<u8>>>,
+    entries: BTreeMap<Key, Stored>,
+    owned: BTreeMap<u64, BTreeSet<Key>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,15 +51,16 @@ impl Backend for Kv {
 
     fn apply(&mut self, command: KvCommand, at: &mut Apply) -> Result<KvReply, String> {
         match command {
-            KvCommand::Put { key, value } => self.put(key, value, at),
-            KvCommand::Delete { key } => self.delete(&key, at),
-            KvCommand::CompareAndSet { key, expected, new } => self.compare_and_set(key, &expected, new, at),
+            KvCommand::Put { key, value } => self.put(key.into(), value, at),
+            KvCommand::Delete { key } => self.delete(&key.into(), at),
+            KvCommand::CompareAndSet { key, expected, new } => self.compare_and_set(key.into(), &expected, new, at),
         }
     }
 
     fn query(&self, query: KvQuery, at: &mut Query) -> Result<KvReply, String> {
         match query {
             KvQuery::Get { key } => {
+                let key = Key::from(key);
                 let entry = self.entry(&key);
                 at.watch(key);
                 Ok(KvReply::Entry(entry))
@@ -78,9 +81,10 @@ impl Backend for Kv {
 }
 
 impl Kv {
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>, at: &mut Apply) -> Result<KvReply, String> {
-        if key.is_empty() || key.len() > MAX_KEY_BYTES {
-            return Err(format!("a key has 1 to {MAX_KEY_BYTES} bytes, this one {}", key.len()));
+    fn put(&mut self, key: Key, value: Vec<u8>, at: &mut Apply) -> Result<KvReply, String> {
+        let key_bytes = key.as_bytes().len();
+        if !(1..=MAX_KEY_BYTES).contains(&key_bytes) {
+            return Err(format!("a key has 1 to {MAX_KEY_BYTES} bytes, this one {key_bytes}"));
         }
         let stored = Stored { value, index: at.index(), session: at.session() };
         match self.entries.get_mut(&key) {
@@ -92,7 +96,7 @@ impl Kv {
         Ok(KvReply::Written { index: at.index() })
     }
 
-    fn delete(&mut self, key: &[u8], at: &mut Apply) -> Result<KvReply, String> {
+    fn delete(&mut self, key: &Key, at: &mut Apply) -> Result<KvReply, String> {
         let Some((key, stored)) = self.entries.remove_entry(key) else {
             return Ok(KvReply::Deleted { existed: false });
         };
@@ -103,7 +107,7 @@ impl Kv {
 
     fn compare_and_set(
         &mut self,
-        key: Vec<u8>,
+        key: Key,
         expected: &KvExpected,
         new: Option<Vec<u8>>,
         at: &mut Apply,
@@ -121,7 +125,7 @@ impl Kv {
         }
     }
 
-    fn insert(&mut self, key: Vec<u8>, stored: Stored) {
+    fn insert(&mut self, key: Key, stored: Stored) {
         if let Some(session) = stored.session {
             self.owned.entry(session).or_default().insert(key.clone());
         }
@@ -138,7 +142,7 @@ impl Kv {
         }
     }
 
-    fn disown(&mut self, key: &[u8], session: Option<u64>) {
+    fn disown(&mut self, key: &Key, session: Option<u64>) {
         let Some(session) = session else { return };
         let Some(keys) = self.owned.get_mut(&session) else { return };
         keys.remove(key);
@@ -147,11 +151,12 @@ impl Kv {
         }
     }
 
-    fn entry(&self, key: &[u8]) -> Option<KvEntry> {
+    fn entry(&self, key: &Key) -> Option<KvEntry> {
         self.entries.get_key_value(key).map(to_entry)
     }
 
     fn range(&self, start: Vec<u8>, end: Option<Vec<u8>>, limit: u32) -> KvReply {
+        let (start, end) = (Key::from(start), end.map(Key::from));
         // BTreeMap::range panics on a range that ends before it starts.
         if end.as_ref().is_some_and(|end| *end <= start) {
             return KvReply::Entries { entries: Vec::new(), more: false };
@@ -169,8 +174,8 @@ impl Kv {
     }
 }
 
-fn to_entry((key, stored): (&Vec<u8>, &Stored)) -> KvEntry {
-    KvEntry { key: key.clone(), value: stored.value.clone(), index: stored.index, session: stored.session }
+fn to_entry((key, stored): (&Key, &Stored)) -> KvEntry {
+    KvEntry { key: key.as_bytes().to_vec(), value: stored.value.clone(), index: stored.index, session: stored.session }
 }
 
 /// Lengths of the folders that `key` lies in, the root first.
@@ -179,9 +184,9 @@ fn folders(key: &[u8]) -> impl Iterator<Item = usize> {
     std::iter::once(0).chain(slashes.take(MAX_FOLDERS)).filter(|length| *length < key.len())
 }
 
-fn name_changed(key: Vec<u8>, at: &mut Apply) {
-    for length in folders(&key) {
-        at.changed(&key[..length]);
+fn name_changed(key: Key, at: &mut Apply) {
+    for length in folders(key.as_bytes()) {
+        at.changed(&key.as_bytes()[..length]);
     }
     at.changed(key);
 }
@@ -204,7 +209,7 @@ fn folder_of_range(start: &[u8], end: Option<&[u8]>) -> Vec<u8> {
 /// How far a snapshot has been written.
 #[derive(Debug, Default)]
 pub struct Reader {
-    last: Option<Vec<u8>>,
+    last: Option<Key>,
     records: RecordWriter,
 }
 
@@ -224,11 +229,11 @@ impl Snapshot for Kv {
 
     fn next_chunk(&self, reader: &mut Reader, max_bytes: usize) -> Option<Vec<u8>> {
         let start = reader.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut entries = self.entries.range::<Vec<u8>, _>((start, Bound::Unbounded));
+        let mut entries = self.entries.range::<Key, _>((start, Bound::Unbounded));
         let mut last = None;
         while reader.records.pending_bytes() < max_bytes {
             let Some((key, Stored { value, index, session })) = entries.next() else { break };
-            reader.records.push(&(Piece(key), Piece(value), index, session));
+            reader.records.push(&(Piece(key.as_bytes()), Piece(value), index, session));
             last = Some(key);
         }
         if let Some(last) = last {
@@ -243,7 +248,7 @@ impl Snapshot for Kv {
 
     fn take_chunk((kv, records): &mut (Kv, RecordReader), chunk: Vec<u8>) -> Result<(), String> {
         records.feed(&chunk, |KvEntry { key, value, index, session }| {
-            kv.insert(key, Stored { value, index, session });
+            kv.insert(key.into(), Stored { value, index, session });
             Ok(())
         })
     }
