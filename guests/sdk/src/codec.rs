@@ -1,5 +1,7 @@
 //! How messages become bytes.
 
+use bincode::enc::write::{SizeWriter, Writer};
+use bincode::error::EncodeError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -51,7 +53,27 @@ impl<T: DeserializeOwned> Decode<T> for Bincode {
 
 impl<T: Serialize> Encode<T> for Bincode {
     fn encode(value: &T) -> Result<Vec<u8>, String> {
-        bincode::serde::encode_to_vec(value, STANDARD).map_err(|error| error.to_string())
+        let mut bytes = Exact(Vec::with_capacity(encoded_bytes(value)?));
+        bincode::serde::encode_into_writer(value, &mut bytes, STANDARD).map_err(|error| error.to_string())?;
+        Ok(bytes.0)
+    }
+}
+
+/// The length of a value's encoding. A buffer of just this size need not grow, nor be cut when the reply is handed over; for a
+/// short reply that takes longer than to encode it.
+fn encoded_bytes<T: Serialize>(value: &T) -> Result<usize, String> {
+    let mut size = SizeWriter::default();
+    bincode::serde::encode_into_writer(value, &mut size, STANDARD).map_err(|error| error.to_string())?;
+    Ok(size.bytes_written)
+}
+
+/// A buffer that is as large as it needs to be.
+struct Exact(Vec<u8>);
+
+impl Writer for Exact {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
     }
 }
 
@@ -89,6 +111,7 @@ mod tests {
     fn a_message_survives_the_round_trip_and_nothing_may_follow_it() {
         let message = (7u64, Some(b"abc".to_vec()), "x".to_owned());
         let mut bytes = Bincode::encode(&message).unwrap();
+        assert_eq!(bytes.capacity(), bytes.len());
         assert_eq!(Bincode::decode(bytes.clone()), Ok(message));
         bytes.push(0);
         let refused: Result<(u64, Option<Vec<u8>>, String), String> = Bincode::decode(bytes);
