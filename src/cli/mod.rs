@@ -95,6 +95,14 @@ enum Command {
     Compile(compile::Compile),
 }
 
+impl Arguments {
+    /// Whether the command runs nodes until it is told to stop.
+    #[must_use]
+    pub fn runs_nodes(&self) -> bool {
+        matches!(self.command, Command::Dev(_) | Command::Serve(_))
+    }
+}
+
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {

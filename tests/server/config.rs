@@ -31,3 +31,14 @@ fn a_configuration_is_checked_and_flags_come_before_the_environment_and_that_bef
     assert!(refused.contains("is 'guest_threads' meant?"), "{refused}");
     assert!(nodes.run_ok(&["config", "example"]).contains("election_timeout_ms = 500"));
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_node_starts_with_what_its_allocator_is_to_do_in_its_environment() {
+    let nodes = Nodes::start(1);
+    let environment = std::fs::read(format!("/proc/{}/environ", nodes.process_id(0))).unwrap();
+    let variables: Vec<&[u8]> = environment.split(|byte| *byte == 0).collect();
+    for option in ["MIMALLOC_PURGE_DELAY=10000", "MIMALLOC_ALLOW_THP=2"] {
+        assert!(variables.contains(&option.as_bytes()), "{option}");
+    }
+}
