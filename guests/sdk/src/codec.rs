@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_message_survives_the_round_trip_and_nothing_may_follow_it() {
-        let message = (7u64, Some(b"abc".to_vec()), "x".to_owned());
+        let message = (7u64, Some(b"abcdefghi".to_vec()), "x".to_owned());
         let mut bytes = Bincode::encode(&message).unwrap();
         assert_eq!(bytes.capacity(), bytes.len());
         assert_eq!(Bincode::decode(bytes.clone()), Ok(message));
