@@ -23,7 +23,7 @@ use crate::node::courier::Courier;
 use crate::node::departure::{Departure, Doors};
 use crate::node::frames::{ClusterSpec, NodeFrame, PeerFrame, StandingFrame};
 use crate::node::guests::{GuestThreads, Guests};
-use crate::node::host::{HostEvent, HostJob};
+use crate::node::host::{CaptureRoom, HostEvent, HostJob};
 use crate::node::hosting::{FoundPeer, HostedPeer, Starting};
 use crate::node::journey::{Journey, Journeys};
 use crate::node::lifecycle::{Lifecycle, Reservations};
@@ -160,6 +160,8 @@ pub(super) struct Parts {
     pub(super) guest_threads: GuestThreads,
     pub(super) backends: Arc<Backends>,
     pub(super) isolation: Isolation,
+    /// For the states of all peers.
+    pub(super) capture_room: CaptureRoom,
     pub(super) feature_level: FeatureLevel,
     pub(super) network: Network,
     pub(super) courier: Courier,

@@ -246,6 +246,12 @@ pub(super) fn yield_to_others() {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn yield_to_others() {}
 
+/// How long the calling thread has had a processor.
+pub(super) fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 /// How long the next job waits where `threads` may run at a time and those that run began `since`.
 fn wait_for_turn(threads: usize, since: impl Iterator<Item = Instant>, now: Instant) -> Duration {
     let held_in = |since: Instant| (since + HELD_AFTER).saturating_duration_since(now);

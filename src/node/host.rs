@@ -5,6 +5,7 @@
 //! own (`reader`), and snapshots too (`snapshot`), unless the node is told to spare the memory.
 
 mod canary;
+mod capture;
 mod lacking;
 mod reader;
 mod snapshot;
@@ -26,11 +27,13 @@ use crate::store::{SnapshotHeader, Store, StoreError};
 use crate::types::{Digest, Incarnation, Index, SessionId};
 
 use canary::Feed;
+use capture::Captures;
 use lacking::Waiting;
 use reader::Reader;
-use snapshot::{SnapshotFailure, SnapshotMade};
+use snapshot::{Made, SnapshotFailure, SnapshotMade};
 
 pub(super) use canary::CanaryOrder;
+pub(super) use capture::CaptureRoom;
 pub(super) use lacking::Lack;
 pub(super) use snapshot::SnapshotTask;
 
@@ -121,6 +124,8 @@ pub(super) struct Host {
     restores: u64,
     /// A snapshot that is to be made in the background.
     task: Option<SnapshotTask>,
+    /// When the state for one is read out.
+    captures: Captures,
     /// Another backend that is to see what is applied.
     canary: Option<Feed>,
     /// What waits for a component without which there is no machine.
@@ -148,11 +153,12 @@ impl Host {
         backends: Arc<Backends>,
         store: Store,
         isolation: Isolation,
+        room: CaptureRoom,
     ) -> Self {
         let reader = (isolation == Isolation::Separate).then(Reader::default);
         let past = HostPast { incarnation, genesis, backends, store, snapshot: None, is_background: false };
-        let waiting = Waiting::default();
-        Self { runner: None, reader, past, restores: 0, task: None, canary: None, waiting }
+        let (captures, waiting) = (Captures::new(room), Waiting::default());
+        Self { runner: None, reader, past, restores: 0, task: None, captures, canary: None, waiting }
     }
 
     /// Takes out the snapshot that is to be made in the background; its end is a job.
@@ -193,7 +199,7 @@ impl Host {
             (HostJob::Replica(Job::Query(at, queries)), Some(runner)) => {
                 query(runner, reader, at, queries, &mut self.past)
             }
-            (HostJob::Replica(Job::Snapshot(meta)), Some(_)) if reader.is_some() => Ok(self.begin_snapshot(meta)),
+            (HostJob::Replica(Job::Snapshot(meta)), Some(_)) if reader.is_some() => self.begin_snapshot(meta),
             (HostJob::Replica(Job::Snapshot(meta) | Job::SnapshotAsIs(meta)), Some(runner)) => {
                 take_snapshot(runner, reader, meta, &mut self.past)
             }
@@ -233,6 +239,7 @@ impl Host {
         // The old machines go first: so many states at once may not fit.
         self.runner = None;
         self.restores += 1;
+        self.captures.refuse();
         self.reader = self.reader.take().map(|_| Reader::default());
         self.start(Some(meta.clone()))?;
         let size_bytes = self.past.snapshot_size(&meta).map_err(RunError::Past)?;
@@ -246,16 +253,23 @@ impl Host {
     }
 
     /// Has a snapshot made in the background of the state as it is.
-    fn begin_snapshot(&mut self, meta: SnapshotMeta) -> Vec<HostEvent> {
-        let alive = self
-            .runner
-            .as_ref()
-            .filter(|runner| runner.machine().is_some_and(|machine| machine.applied() == meta.position));
-        let Some(runner) = alive else { return vec![HostEvent::SnapshotFailed(DIED_BEFORE.to_owned())] };
+    fn begin_snapshot(&mut self, meta: SnapshotMeta) -> Result<Vec<HostEvent>, RunError<PastError>> {
+        let runner = self.runner.as_mut();
+        let here = runner.filter(|runner| runner.machine().is_some_and(|machine| machine.applied() == meta.position));
+        let Some(runner) = here else { return Ok(vec![HostEvent::SnapshotFailed(DIED_BEFORE.to_owned())]) };
+        let captured = runner.machine_mut().map(|machine| self.captures.read(machine, &meta)).transpose();
+        let captured = match captured {
+            Ok(captured) => captured.flatten(),
+            Err(Fault::Host(message)) => return Err(RunError::Host(message)),
+            Err(Fault::Guest { .. }) => {
+                runner.rewind_here(&mut self.past)?;
+                None
+            }
+        };
         let (target, restores) = (runner.target().clone(), self.restores);
         let past = HostPast { is_background: true, ..self.past.clone() };
-        self.task = Some(SnapshotTask { meta, target, past, restores });
-        Vec::new()
+        self.task = Some(SnapshotTask { meta, target, past, restores, captured });
+        Ok(Vec::new())
     }
 
     /// Who waits for one that cannot begin is told so by its absence.
@@ -278,13 +292,17 @@ impl Host {
             result => result,
         };
         match result {
-            Ok(size_bytes) => {
+            Ok(Made { size_bytes, read_in }) => {
+                read_in.into_iter().for_each(|read_in| self.captures.made_from_log(read_in));
                 self.runner.iter_mut().for_each(|runner| runner.snapshot_taken(meta.position.index));
                 self.reader.iter_mut().for_each(|reader| reader.snapshot_taken(meta.position.index));
                 self.past.snapshot = Some(meta.clone());
                 HostEvent::SnapshotTaken(meta, size_bytes)
             }
-            Err(reason) => HostEvent::SnapshotFailed(reason),
+            Err(reason) => {
+                self.captures.refuse();
+                HostEvent::SnapshotFailed(reason)
+            }
         }
     }
 }

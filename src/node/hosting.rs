@@ -86,7 +86,8 @@ impl Driver {
         let replica = Replica::new(incarnation, self.parts.raft.clone(), settings, restored, tick_ms, seed)
             .with_feature_level(self.parts.feature_level);
         let (backends, store) = (Arc::clone(&self.parts.backends), self.parts.store.clone());
-        let host = Host::new(incarnation, record.genesis.clone(), backends, store, self.parts.isolation);
+        let (isolation, room) = (self.parts.isolation, self.parts.capture_room.clone());
+        let host = Host::new(incarnation, record.genesis.clone(), backends, store, isolation, room);
         self.parts.guests.add(incarnation, host);
         self.parts.guests.give(incarnation, HostJob::Start(snapshot));
         self.names.insert(record.peer.name().to_owned(), incarnation);

@@ -275,6 +275,7 @@ async fn run(
             guest_threads,
             backends,
             isolation: tuning.isolation,
+            capture_room: host::CaptureRoom::new(),
             feature_level: tuning.feature_level,
             network: Network::new(endpoint.clone()),
             courier,

@@ -1,6 +1,7 @@
 //! A host with a real store and a component that does on command what it must not.
 
 mod canary;
+mod capture;
 mod lacking;
 mod reader;
 mod snapshot;
@@ -81,7 +82,8 @@ impl Bench {
     }
 
     fn new_host(&self, isolation: Isolation) -> Host {
-        Host::new(PEER, self.genesis.clone(), Arc::clone(&self.backends), self.store.clone(), isolation)
+        let (genesis, backends, store) = (self.genesis.clone(), Arc::clone(&self.backends), self.store.clone());
+        Host::new(PEER, genesis, backends, store, isolation, CaptureRoom::new())
     }
 
     /// A host that has applied all of the log.

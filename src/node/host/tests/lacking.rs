@@ -8,7 +8,7 @@ impl Bench {
     fn host_of_later(&self) -> Host {
         let wasm = Wasm::in_process(&self.folder.path().join("compiled")).unwrap();
         let backends = Arc::new(Backends::new(wasm, self.store.components()));
-        Host::new(PEER, self.genesis.clone(), backends, self.store.clone(), Isolation::Separate)
+        Host::new(PEER, self.genesis.clone(), backends, self.store.clone(), Isolation::Separate, CaptureRoom::new())
     }
 
     fn lose_component(&self) {
