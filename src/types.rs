@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -184,7 +185,8 @@ pub enum ParseError {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeAddr {
-    text: String,
+    /// Shared: addresses are copied with every request.
+    text: Arc<str>,
     port: u16,
 }
 
@@ -229,7 +231,7 @@ impl FromStr for NodeAddr {
         if text.len() > Self::MAX_LEN || !host_is_valid || port == 0 {
             return Err(bad());
         }
-        Ok(Self { text: text.to_owned(), port })
+        Ok(Self { text: text.into(), port })
     }
 }
 
@@ -243,7 +245,7 @@ impl TryFrom<String> for NodeAddr {
 
 impl From<NodeAddr> for String {
     fn from(addr: NodeAddr) -> Self {
-        addr.text
+        addr.text.as_ref().to_owned()
     }
 }
 
@@ -263,7 +265,7 @@ impl fmt::Debug for NodeAddr {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PeerId {
-    name: String,
+    name: Arc<str>,
     node: NodeAddr,
 }
 
@@ -281,7 +283,7 @@ impl PeerId {
         if !starts_well || name.len() > Self::MAX_NAME_LEN || !name.bytes().all(allowed) {
             return Err(ParseError::Name(name.to_owned()));
         }
-        Ok(Self { name: name.to_owned(), node })
+        Ok(Self { name: name.into(), node })
     }
 
     /// The name, unique on its node.

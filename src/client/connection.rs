@@ -1,6 +1,6 @@
 //! Connections to nodes, and one request over them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OnceCell;
-use tokio::time::Instant;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::codec::{self, DecodeError};
 use crate::protocol::{MAX_FRAME_BYTES, Reply, Request, RequestError};
@@ -26,7 +27,7 @@ pub struct Client {
 struct Inner {
     endpoint: Endpoint,
     /// The latest connection to each node; empty while it is being made.
-    connections: Mutex<HashMap<NodeAddr, Slot>>,
+    connections: Mutex<BTreeMap<NodeAddr, Slot>>,
     /// Nodes that are being dialed for whoever may ask them later.
     dialing: Mutex<BTreeSet<NodeAddr>>,
 }
@@ -40,6 +41,10 @@ struct Link {
     idle: Mutex<Vec<(FrameWriter, FrameReader)>>,
     /// Something was asked, and nothing at all has come since, not even that it has arrived.
     is_silent: AtomicBool,
+    /// The node has said that it goes.
+    is_going: Arc<AtomicBool>,
+    /// What listens for that, and ends with the link.
+    _listening: JoinSet<()>,
 }
 
 /// Why a request got no answer.
@@ -151,10 +156,10 @@ impl Client {
                 exchange(&link.connection, request, body).await
             }
         };
-        match tokio::time::timeout_at(started + timeout, link.listen_during(exchange)).await {
-            Err(_) => Err(CallError::Timeout { node: node.clone(), after: timeout }),
-            Ok(Err(source)) => Err(CallError::Lost { node: node.clone(), source }),
-            Ok(Ok(reply)) => reply.map_err(|source| CallError::Malformed { node: node.clone(), source }),
+        match link.listen_during(exchange, started + timeout).await {
+            None => Err(CallError::Timeout { node: node.clone(), after: timeout }),
+            Some(Err(source)) => Err(CallError::Lost { node: node.clone(), source }),
+            Some(Ok(reply)) => reply.map_err(|source| CallError::Malformed { node: node.clone(), source }),
         }
     }
 
@@ -172,13 +177,12 @@ impl Client {
 
     async fn link(&self, node: &NodeAddr, timeout: Duration) -> Result<Arc<Link>, CallError> {
         let slot = self.slot(node);
+        if let Some(link) = slot.get() {
+            return Ok(Arc::clone(link));
+        }
         let connect = slot.get_or_try_init(|| async {
             let connection = self.inner.endpoint.connect(node, Protocol::Client).await?;
-            Ok::<_, ConnectError>(Arc::new(Link {
-                connection,
-                idle: Mutex::default(),
-                is_silent: AtomicBool::new(false),
-            }))
+            Ok::<_, ConnectError>(Arc::new(Link::new(connection)))
         });
         match tokio::time::timeout(timeout, connect).await {
             Ok(connected) => Ok(connected?.clone()),
@@ -223,19 +227,22 @@ impl Client {
     /// The place of the node's connection: the one in use, or a new one if that has ended.
     fn slot(&self, node: &NodeAddr) -> Slot {
         let mut connections = self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = connections.entry(node.clone()).or_default();
-        if is_of_no_use(slot) {
-            *slot = Arc::default();
+        match connections.get(node) {
+            Some(slot) if !is_of_no_use(slot) => Arc::clone(slot),
+            _ => {
+                let slot = Slot::default();
+                connections.insert(node.clone(), Arc::clone(&slot));
+                slot
+            }
         }
-        Arc::clone(slot)
     }
 }
 
 /// Whether the connection is gone, or another is to be asked. What was asked on it goes on.
 fn is_of_no_use(slot: &OnceCell<Arc<Link>>) -> bool {
     slot.get().is_some_and(|link| {
-        let is_silent = link.is_silent.load(Ordering::Relaxed);
-        is_silent || link.connection.is_closed() || link.connection.was_told_to_go_away()
+        let is_passed_over = link.is_silent.load(Ordering::Relaxed) || link.is_going.load(Ordering::Relaxed);
+        is_passed_over || link.connection.is_closed()
     })
 }
 
@@ -278,23 +285,37 @@ impl Link {
     const SILENT_AFTER: Duration = Duration::from_millis(250);
     const SILENT_AFTER_RTTS: u32 = 3;
 
+    fn new(connection: Connection) -> Self {
+        let is_going = Arc::new(AtomicBool::new(false));
+        let mut listening = JoinSet::new();
+        let (told, says_so) = (connection.clone(), Arc::clone(&is_going));
+        listening.spawn(async move {
+            if told.told_to_go_away().await.is_ok() {
+                says_so.store(true, Ordering::Relaxed);
+            }
+        });
+        Self { connection, idle: Mutex::default(), is_silent: AtomicBool::new(false), is_going, _listening: listening }
+    }
+
     /// How long it may take until anything comes.
     fn patience(&self) -> Duration {
         Self::SILENT_AFTER.max(self.connection.rtt() * Self::SILENT_AFTER_RTTS)
     }
 
-    /// Waits for an answer, and finds out meanwhile whether the node is silent. What was asked may still be answered, if it
-    /// only stood still; but others are asked from then on.
-    async fn listen_during<T>(&self, exchange: impl Future<Output = T>) -> T {
+    /// Waits for an answer until `deadline`, and finds out meanwhile whether the node is silent. What was asked may still be
+    /// answered, if it only stood still; but others are asked from then on.
+    async fn listen_during<T>(&self, exchange: impl Future<Output = T>, deadline: Instant) -> Option<T> {
         let mut exchange = pin!(exchange);
         let before = self.connection.received_datagrams();
-        if let Ok(answer) = tokio::time::timeout(self.patience(), &mut exchange).await {
-            return answer;
+        // One timer at a time: setting them is a good part of what a call costs here.
+        let patient_until = deadline.min(Instant::now() + self.patience());
+        if let Ok(answer) = timeout_at(patient_until, &mut exchange).await {
+            return Some(answer);
         }
-        if self.connection.received_datagrams() == before {
+        if patient_until < deadline && self.connection.received_datagrams() == before {
             self.is_silent.store(true, Ordering::Relaxed);
         }
-        exchange.await
+        timeout_at(deadline, exchange).await.ok()
     }
 
     /// Asks on a stream that others may ask on later.

@@ -1,6 +1,5 @@
 //! Which peer of a cluster to ask.
 
-use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,29 +9,36 @@ use crate::types::{NodeAddr, PeerId};
 
 /// The peers of a cluster as a client knows them: who leads, and who has failed of late.
 pub(super) struct Peers {
-    peers: Vec<PeerId>,
+    peers: Vec<Known>,
     options: SessionOptions,
     leader: Option<PeerId>,
-    failed_at: HashMap<PeerId, Instant>,
-    /// When each last answered: a failure that began before says nothing any more.
-    answered_at: HashMap<PeerId, Instant>,
-    /// Who has failed in such a way that its node may be gone.
-    lost: BTreeSet<PeerId>,
     /// Where the search for a peer goes on.
     next: usize,
 }
 
+/// What is known of a peer.
+struct Known {
+    id: PeerId,
+    failed_at: Option<Instant>,
+    /// When it last answered: a failure that began before says nothing any more.
+    answered_at: Option<Instant>,
+    /// It has failed in such a way that its node may be gone.
+    is_lost: bool,
+}
+
+impl Known {
+    fn new(id: PeerId) -> Self {
+        Self { id, failed_at: None, answered_at: None, is_lost: false }
+    }
+
+    fn has_failed_within(&self, window: Duration) -> bool {
+        self.failed_at.is_some_and(|at| at.elapsed() < window)
+    }
+}
+
 impl Peers {
     pub(super) fn new(peers: Vec<PeerId>, options: SessionOptions) -> Self {
-        Self {
-            peers,
-            options,
-            leader: None,
-            failed_at: HashMap::new(),
-            answered_at: HashMap::new(),
-            lost: BTreeSet::new(),
-            next: 0,
-        }
+        Self { peers: peers.into_iter().map(Known::new).collect(), options, leader: None, next: 0 }
     }
 
     /// The leader if one is known, or else the next peer that has not just failed; if all have, the next one.
@@ -42,17 +48,18 @@ impl Peers {
         }
         let count = self.peers.len();
         let mut order = (0..count).map(|step| (self.next + step) % count);
-        let has_not_failed = |at: &usize| !self.has_failed_within(&self.peers[*at], self.options.fail_timeout);
+        let has_not_failed = |at: &usize| !self.peers[*at].has_failed_within(self.options.fail_timeout);
         let chosen = order.clone().find(has_not_failed).or_else(|| order.next())?;
         self.next = chosen + 1;
-        Some(self.peers[chosen].clone())
+        Some(self.peers[chosen].id.clone())
     }
 
     /// The same, once the losses of connections are noticed. Who has just lost one is asked only after the others: it may be
     /// gone. All are looked at, since a loss counts from when it is noticed: one of long ago must not make a peer that has been
     /// restarted, and is named as the leader now, one that has just failed.
     pub(super) fn choose_unless_lost(&mut self, mut has_lost: impl FnMut(&NodeAddr) -> bool) -> Option<PeerId> {
-        let lost: Vec<_> = self.peers.iter().filter(|peer| has_lost(peer.node())).cloned().collect();
+        let ids = self.peers.iter().map(|peer| &peer.id);
+        let lost: Vec<_> = ids.filter(|peer| has_lost(peer.node())).cloned().collect();
         lost.iter().for_each(|peer| self.attempt_failed((peer, Instant::now()), true));
         self.choose()
     }
@@ -69,16 +76,20 @@ impl Peers {
 
     /// A peer has answered. One that did what only the leader can is the leader.
     pub(super) fn succeeded(&mut self, peer: &PeerId, is_leader: bool) {
-        self.failed_at.remove(peer);
-        self.lost.remove(peer);
-        self.answered_at.insert(peer.clone(), Instant::now());
-        if is_leader {
+        let known = self.known(peer);
+        (known.failed_at, known.is_lost, known.answered_at) = (None, false, Some(Instant::now()));
+        if is_leader && self.leader.as_ref() != Some(peer) {
             self.leader = Some(peer.clone());
         }
     }
 
-    fn has_failed_within(&self, peer: &PeerId, window: Duration) -> bool {
-        self.failed_at.get(peer).is_some_and(|at| at.elapsed() < window)
+    /// What is known of a peer, from now on also of one that was not.
+    fn known(&mut self, peer: &PeerId) -> &mut Known {
+        let at = self.peers.iter().position(|known| known.id == *peer).unwrap_or_else(|| {
+            self.peers.push(Known::new(peer.clone()));
+            self.peers.len() - 1
+        });
+        &mut self.peers[at]
     }
 
     /// A peer is found to be of no use now.
@@ -89,14 +100,12 @@ impl Peers {
     /// An attempt at a peer that began then has failed. It may have taken long, and says nothing of a peer that has answered
     /// meanwhile, or may be back: it counts from its beginning. `is_lost`: the peer's node may be gone.
     pub(super) fn attempt_failed(&mut self, (peer, began): (&PeerId, Instant), is_lost: bool) {
-        if self.answered_at.get(peer).is_some_and(|answered| *answered > began) {
+        let known = self.known(peer);
+        if known.answered_at.is_some_and(|answered| answered > began) {
             return;
         }
-        if is_lost {
-            self.lost.insert(peer.clone());
-        }
-        let at = self.failed_at.entry(peer.clone()).or_insert(began);
-        *at = began.max(*at);
+        known.is_lost |= is_lost;
+        known.failed_at = known.failed_at.max(Some(began));
         if self.leader.as_ref() == Some(peer) {
             self.leader = None;
         }
@@ -105,14 +114,10 @@ impl Peers {
     /// A peer names another as the leader. It is followed unless it has just failed; one whose node may be gone, only once that
     /// is connected again: those that name it may not know yet.
     pub(super) fn follow(&mut self, leader: PeerId, is_connected: impl FnOnce(&NodeAddr) -> bool) -> bool {
-        if !self.peers.contains(&leader) {
-            self.peers.push(leader.clone());
-        }
-        let is_usable = if self.lost.contains(&leader) {
-            is_connected(leader.node())
-        } else {
-            !self.has_failed_within(&leader, self.options.leader_fail_timeout)
-        };
+        let fail_timeout = self.options.leader_fail_timeout;
+        let known = self.known(&leader);
+        let is_usable =
+            if known.is_lost { is_connected(leader.node()) } else { !known.has_failed_within(fail_timeout) };
         self.leader = is_usable.then_some(leader);
         is_usable
     }
@@ -123,7 +128,7 @@ impl Peers {
 
     /// Whether every peer is among the attempts that have failed.
     pub(super) fn all_failed<E>(&self, attempts: &[(PeerId, E)]) -> bool {
-        self.peers.iter().all(|peer| attempts.iter().any(|(failed, _)| failed == peer))
+        self.peers.iter().all(|peer| attempts.iter().any(|(failed, _)| *failed == peer.id))
     }
 }
 

@@ -2,10 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use quinn::VarInt;
@@ -60,14 +57,12 @@ pub struct Connection {
     quic: Arc<quinn::Connection>,
     identity: Arc<Role>,
     protocol: Protocol,
-    was_told_to_go: Arc<AtomicBool>,
     _slot: Option<Arc<Slot>>,
 }
 
 impl Connection {
     pub(super) fn new(quic: Arc<quinn::Connection>, identity: Role, protocol: Protocol, slot: Option<Slot>) -> Self {
-        let was_told_to_go = Arc::default();
-        Self { quic, identity: Arc::new(identity), protocol, was_told_to_go, _slot: slot.map(Arc::new) }
+        Self { quic, identity: Arc::new(identity), protocol, _slot: slot.map(Arc::new) }
     }
 
     /// Who the other side is, by its certificate.
@@ -146,14 +141,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the node on the other side has said [`go_away`](Self::go_away).
-    #[must_use]
-    pub fn was_told_to_go_away(&self) -> bool {
-        let accepted = pin!(self.quic.accept_uni()).poll(&mut Context::from_waker(Waker::noop()));
-        if matches!(accepted, Poll::Ready(Ok(_))) {
-            self.was_told_to_go.store(true, Ordering::Relaxed);
-        }
-        self.was_told_to_go.load(Ordering::Relaxed)
+    /// Waits until the node on the other side says [`go_away`](Self::go_away).
+    ///
+    /// # Errors
+    /// [`ConnectionLost`]: it has not said so before.
+    pub async fn told_to_go_away(&self) -> Result<(), ConnectionLost> {
+        self.quic.accept_uni().await?;
+        Ok(())
     }
 
     /// Closes the connection at once, with all its streams. What is not acknowledged yet may be lost.
