@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use crate::client::alarm::Alarm;
 use crate::codec::{self, DecodeError};
 use crate::protocol::{MAX_FRAME_BYTES, Reply, Request, RequestError};
 use crate::transport::{
@@ -172,7 +173,7 @@ impl Client {
         let link = self.link(node, Self::CONNECT_TIMEOUT).await?;
         let lost = |source| CallError::Lost { node: node.clone(), source };
         let (writer, reader) = begin(&link.connection, request).await.map_err(lost)?;
-        Ok((writer, reader, Ear { link, since: None }))
+        Ok((writer, reader, Ear { link, alarm: Alarm::new(), since: None }))
     }
 
     async fn link(&self, node: &NodeAddr, timeout: Duration) -> Result<Arc<Link>, CallError> {
@@ -249,6 +250,7 @@ fn is_of_no_use(slot: &OnceCell<Arc<Link>>) -> bool {
 /// Finds out whether a node is silent: whether nothing at all comes of it, not even that what it was sent has arrived.
 pub(super) struct Ear {
     link: Arc<Link>,
+    alarm: Alarm,
     /// Since when something is to come, and how many datagrams had come before.
     since: Option<(Instant, u64)>,
 }
@@ -267,7 +269,7 @@ impl Ear {
     /// Ends once the node is silent; others are asked from then on. Cancel safe.
     pub(super) async fn silence(&mut self) {
         while let Some((since, before)) = self.since {
-            tokio::time::sleep_until(since + self.link.patience()).await;
+            self.alarm.at(since + self.link.patience()).await;
             if self.link.connection.received_datagrams() == before {
                 return self.link.is_silent.store(true, Ordering::Relaxed);
             }

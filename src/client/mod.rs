@@ -54,6 +54,7 @@
 //! may still be applied.
 
 mod admin;
+mod alarm;
 mod connection;
 mod creation;
 mod kv;

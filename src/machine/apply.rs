@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::access::{Access, AccessControl, AccessDenied, AccessList, AccessRefusal};
 use crate::feature_level::FeatureLevel;
-use crate::machine::session::{Admission, Sessions, Standing};
+use crate::machine::session::{Admission, Admitted, Sessions, Standing};
 use crate::machine::{
     Applied, BackendCommand, BackendOutcome, BackendSource, Budget, Command, Fault, GuestFault, Key, Machine, Moment,
     Outcome, Ruling, Rulings, SessionTerms,
@@ -144,8 +144,12 @@ impl Machine {
             }
             Command::SessionWrite { session, seq, acked_up_to, is_ephemeral, data } => {
                 let max_unacknowledged = self.genesis.settings.max_unacknowledged;
-                let step = match self.sessions.admit(session, seq, acked_up_to, max_unacknowledged) {
-                    Ok(Admission::Run) => match (self.may_write(session), skipped()) {
+                let admitted = self.sessions.admit(session, seq, acked_up_to, max_unacknowledged);
+                let Some(Admitted { admission, standing, identity }) = admitted else {
+                    return Ok((Step::Refuse(SessionRefusal::Expired), None));
+                };
+                let step = match admission {
+                    Ok(Admission::Run) => match (self.access.list.check_identity(identity, Access::Write), skipped()) {
                         (Err(denied), _) => Step::DenyInSession { session, seq, denied },
                         (Ok(()), Some(fault)) => Step::SkipInSession { session, seq, fault },
                         (Ok(()), None) => {
@@ -156,7 +160,7 @@ impl Machine {
                     Ok(Admission::Again) => Step::Again { session, seq },
                     Err(refusal) => Step::Refuse(refusal),
                 };
-                (step, self.sessions.standing(session))
+                (step, Some(standing))
             }
             Command::CloseSession { session } => (self.decide_end(session, SessionEnd::Closed, skipped()), None),
             Command::ExpireSession { session } => (self.decide_end(session, SessionEnd::Expired, skipped()), None),
@@ -169,12 +173,6 @@ impl Machine {
             }
             Command::RaiseLevel { level } => return Err(unsupported(format_args!("entry {}", entry.index), level)),
         })
-    }
-
-    /// Whether the client of an open session may write.
-    fn may_write(&self, session: SessionId) -> Result<(), AccessDenied> {
-        let identity = self.sessions.identity(session);
-        identity.map_or(Ok(()), |identity| self.access.list.check_identity(identity, Access::Write))
     }
 
     /// The list is another for the entries behind this one, also those of the same batch.

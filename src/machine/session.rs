@@ -5,7 +5,7 @@
 //! comes again gets the same reply again; one that comes too early, or after its reply was acknowledged, is refused and
 //! never run. Sessions begin and end by entries of the log only, so all replicas agree on them at every index.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,8 +52,17 @@ struct Session {
     terms: SessionTerms,
     next: u64,
     acked_up_to: u64,
-    /// By number: the entry that ran the command, and what it came to.
-    replies: BTreeMap<u64, (Index, CommandReply)>,
+    /// Oldest first, without gaps.
+    replies: VecDeque<Remembered>,
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Remembered {
+    seq: u64,
+    /// The entry that ran it.
+    index: Index,
+    reply: CommandReply,
 }
 
 impl Session {
@@ -66,7 +75,28 @@ impl Session {
         id != SessionId::ZERO
             && have_run <= entries_since
             && self.acked_up_to <= have_run
-            && self.replies.keys().copied().eq(self.acked_up_to + 1..=have_run)
+            && self.replies.iter().map(|reply| reply.seq).eq(self.acked_up_to + 1..=have_run)
+    }
+
+    /// Decides about a command and counts it in.
+    fn admit(&mut self, seq: u64, acked_up_to: u64, max_unacknowledged: u64) -> Result<Admission, SessionRefusal> {
+        self.acked_up_to = self.acked_up_to.max(acked_up_to.min(self.next - 1));
+        if seq <= self.acked_up_to {
+            Err(SessionRefusal::AlreadyAcknowledged)
+        } else if seq < self.next {
+            Ok(Admission::Again)
+        } else if seq > self.next {
+            Err(SessionRefusal::OutOfOrder { expected: self.next })
+        } else if self.next - 1 - self.acked_up_to >= max_unacknowledged {
+            Err(SessionRefusal::TooManyUnacknowledged)
+        } else {
+            self.next += 1;
+            Ok(Admission::Run)
+        }
+    }
+
+    fn standing(&self, id: SessionId) -> Standing {
+        Standing { session: id, next: self.next, acked_up_to: self.acked_up_to }
     }
 }
 
@@ -77,6 +107,15 @@ pub(super) enum Admission {
     Run,
     /// It has run: the same reply again.
     Again,
+}
+
+/// What came of the wish to have a command run in an open session.
+pub(super) struct Admitted<'a> {
+    pub(super) admission: Result<Admission, SessionRefusal>,
+    /// Where the session stands then.
+    pub(super) standing: Standing,
+    /// Whose it is.
+    pub(super) identity: &'a str,
 }
 
 /// Where a session stands after an entry. Part of the hash chain.
@@ -110,11 +149,6 @@ impl Sessions {
         self.open.contains_key(&id)
     }
 
-    /// Whose a session is, if it is open.
-    pub(super) fn identity(&self, id: SessionId) -> Option<&str> {
-        self.open.get(&id).map(|session| session.terms.identity.as_str())
-    }
-
     /// The open sessions, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &SessionTerms)> {
         self.open.iter().map(|(id, session)| (*id, &session.terms))
@@ -130,7 +164,7 @@ impl Sessions {
 
     pub(super) fn open(&mut self, id: SessionId, terms: SessionTerms) {
         *self.of_identity.entry(terms.identity.clone()).or_default() += 1;
-        let session = Session { terms, next: 1, acked_up_to: 0, replies: BTreeMap::new() };
+        let session = Session { terms, next: 1, acked_up_to: 0, replies: VecDeque::new() };
         let before = self.open.insert(id, session);
         assert!(before.is_none(), "an index opens one session");
     }
@@ -163,53 +197,44 @@ impl Sessions {
         self.orphaned.len()
     }
 
-    /// Decides about a command and counts it in. Depends on numbers only, never on replies: those of earlier commands may
-    /// be outstanding, as many as are applied in one batch.
+    /// Decides about a command and counts it in, if the session is open. Depends on numbers only, never on replies: those of
+    /// earlier commands may be outstanding, as many as are applied in one batch.
     pub(super) fn admit(
         &mut self,
         id: SessionId,
         seq: u64,
         acked_up_to: u64,
         max_unacknowledged: u64,
-    ) -> Result<Admission, SessionRefusal> {
-        let session = self.open.get_mut(&id).ok_or(SessionRefusal::Expired)?;
-        session.acked_up_to = session.acked_up_to.max(acked_up_to.min(session.next - 1));
-        if seq <= session.acked_up_to {
-            Err(SessionRefusal::AlreadyAcknowledged)
-        } else if seq < session.next {
-            Ok(Admission::Again)
-        } else if seq > session.next {
-            Err(SessionRefusal::OutOfOrder { expected: session.next })
-        } else if session.next - 1 - session.acked_up_to >= max_unacknowledged {
-            Err(SessionRefusal::TooManyUnacknowledged)
-        } else {
-            session.next += 1;
-            Ok(Admission::Run)
-        }
+    ) -> Option<Admitted<'_>> {
+        let session = self.open.get_mut(&id)?;
+        let admission = session.admit(seq, acked_up_to, max_unacknowledged);
+        Some(Admitted { admission, standing: session.standing(id), identity: &session.terms.identity })
     }
 
     /// Where the session stands, if it is open.
     pub(super) fn standing(&self, id: SessionId) -> Option<Standing> {
-        let session = self.open.get(&id)?;
-        Some(Standing { session: id, next: session.next, acked_up_to: session.acked_up_to })
+        self.open.get(&id).map(|session| session.standing(id))
     }
 
     /// Remembers a reply. The session is open: what ends it waits for the replies before.
     pub(super) fn remember(&mut self, id: SessionId, seq: u64, index: Index, reply: CommandReply) {
         let session = self.open.get_mut(&id).expect("a session whose command has run is open");
-        session.replies.insert(seq, (index, reply));
+        session.replies.push_back(Remembered { seq, index, reply });
     }
 
     /// The remembered reply to a command that was admitted as run before.
     pub(super) fn reply(&self, id: SessionId, seq: u64) -> (Index, CommandReply) {
         let session = self.open.get(&id).expect("a session whose command was admitted is open");
-        session.replies.get(&seq).expect("the reply of an unacknowledged command is remembered").clone()
+        let at = session.replies.binary_search_by_key(&seq, |reply| reply.seq);
+        let Remembered { index, reply, .. } =
+            &session.replies[at.expect("the reply of an unacknowledged command is remembered")];
+        (*index, reply.clone())
     }
 
     /// Forgets the replies that are acknowledged where the session stands.
     pub(super) fn forget(&mut self, at: Standing) {
         if let Some(session) = self.open.get_mut(&at.session) {
-            session.replies = session.replies.split_off(&(at.acked_up_to + 1));
+            while session.replies.pop_front_if(|reply| reply.seq <= at.acked_up_to).is_some() {}
         }
     }
 }

@@ -110,7 +110,12 @@ impl Link {
         }
     }
 
-    /// Has a frame written, after [`Happened::Room`].
+    /// Whether there is room for a frame.
+    pub(super) fn has_room(&self) -> bool {
+        self.frames.capacity() > 0
+    }
+
+    /// Has a frame written, for which there is room.
     pub(super) fn send(&mut self, request: &SessionRequest) {
         self.ear.sent();
         // There is room; and where the stream is gone, reading says so.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::client::alarm::Alarm;
 use crate::client::peers::Peers;
 use crate::client::session::link::{AttachError, Happened, Link};
 use crate::client::session::state::{Completion, State};
@@ -66,6 +67,9 @@ pub(super) struct Task {
     failed: Vec<(PeerId, String)>,
     /// Attempts since the session was last served.
     attempts: u32,
+    /// Which session, whether it is suspended and whether it has ended, as was last told.
+    published: (Option<SessionId>, bool, bool),
+    alarm: Alarm,
 }
 
 /// The way to the cluster.
@@ -112,6 +116,8 @@ impl Task {
             readers: BTreeMap::new(),
             failed: Vec::new(),
             attempts: 0,
+            published: (None, false, false),
+            alarm: Alarm::new(),
         }
     }
 
@@ -120,6 +126,7 @@ impl Task {
         self.dial(Duration::ZERO);
         while !self.is_done() {
             let now_ms = self.now_ms();
+            self.send(now_ms);
             let has_to_send = self.state.has_to_send(now_ms);
             let deadline = self.state.deadline_ms(now_ms).map(|at| self.started + Duration::from_millis(at));
             tokio::select! {
@@ -132,7 +139,7 @@ impl Task {
                 _ = async { drop(self.notices.reserve().await) }, if self.state.has_notice() => {
                     let _ = self.state.next_notice().map(|notice| self.notices.try_send(notice));
                 }
-                () = until(deadline) => {}
+                () = until(&mut self.alarm, deadline) => {}
             }
             self.settle();
         }
@@ -149,6 +156,16 @@ impl Task {
 
     fn ms(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.started).as_millis().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// Sends what there is to send, as far as there is room.
+    fn send(&mut self, now_ms: u64) {
+        let Line::Up(link) = &mut self.line else { return };
+        while link.has_room()
+            && let Some(request) = self.state.send(now_ms)
+        {
+            link.send(&request);
+        }
     }
 
     fn take(&mut self, call: Call) {
@@ -185,15 +202,12 @@ impl Task {
                 self.refused(&peer, error);
             }
             News::Link(Happened::Event(event)) => {
-                self.attempts = 0;
-                self.say_trouble(None);
+                if std::mem::take(&mut self.attempts) > 0 {
+                    self.say_trouble(None);
+                }
                 self.state.received(event, now_ms);
             }
-            News::Link(Happened::Room) => {
-                if let (Line::Up(link), Some(request)) = (&mut self.line, self.state.send(now_ms)) {
-                    link.send(&request);
-                }
-            }
+            News::Link(Happened::Room) => {}
             News::Link(Happened::Lost(reason)) => {
                 let Some(peer) = self.hang_up(None) else { return };
                 self.pass_over((&peer, Instant::now()), true, reason);
@@ -365,16 +379,14 @@ impl Task {
     }
 
     fn publish(&mut self) {
-        let (session, is_suspended) = (self.state.session(), self.state.is_suspended());
-        let ending = self.state.ending();
-        self.status.send_if_modified(|status| {
-            let failure = status.failure.clone().or_else(|| ending.cloned().map(SessionFailure::Ended));
-            let new = Status { session, is_suspended, failure, trouble: status.trouble.take() };
-            let has_changed =
-                (status.session, status.is_suspended) != (session, is_suspended) || status.failure != new.failure;
-            *status = new;
-            has_changed
-        });
+        let (session, is_suspended, ending) = (self.state.session(), self.state.is_suspended(), self.state.ending());
+        let new = (session, is_suspended, ending.is_some());
+        if std::mem::replace(&mut self.published, new) != new {
+            self.status.send_modify(|status| {
+                (status.session, status.is_suspended) = (session, is_suspended);
+                status.failure = status.failure.take().or_else(|| ending.cloned().map(SessionFailure::Ended));
+            });
+        }
     }
 }
 
@@ -389,9 +401,9 @@ impl Line {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+async fn until(alarm: &mut Alarm, deadline: Option<Instant>) {
     match deadline {
-        Some(at) => tokio::time::sleep_until(at).await,
+        Some(at) => alarm.at(at).await,
         None => std::future::pending().await,
     }
 }
