@@ -195,13 +195,16 @@ impl FrameReader {
 pub struct FrameWriter {
     stream: SendStream,
     max_bytes: usize,
+    /// What is queued: large frames and what came before them, and behind them the small ones.
+    queued: Vec<Bytes>,
+    queued_small: BytesMut,
 }
 
 impl FrameWriter {
     /// Writes to `stream` frames of at most `max_bytes`, without their length: what the reader allows.
     #[must_use]
     pub fn new(stream: SendStream, max_bytes: usize) -> Self {
-        Self { stream, max_bytes: max_bytes.min(u32::MAX as usize) }
+        Self { stream, max_bytes: max_bytes.min(u32::MAX as usize), queued: Vec::new(), queued_small: BytesMut::new() }
     }
 
     /// Writes one frame. Waits while the receiver's window is full. Not cancel safe: dropped while waiting, it leaves
@@ -249,6 +252,46 @@ impl FrameWriter {
         }
         chunks.push(small.freeze());
         Ok(self.stream.write_all_chunks(&mut chunks).await?)
+    }
+
+    /// Takes a frame in for [`FrameWriter::flush`], and writes nothing yet. Other frames are to be written by other means only
+    /// once all is flushed.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`].
+    pub fn queue(&mut self, frame: Bytes) -> Result<(), FrameError> {
+        let mut small = std::mem::take(&mut self.queued_small);
+        let queued = self.put_header(frame.len(), &mut small);
+        if queued.is_ok() && frame.len() < COALESCE_BELOW_BYTES {
+            small.put_slice(&frame);
+        } else if queued.is_ok() {
+            self.queued.extend([small.split().freeze(), frame]);
+        }
+        self.queued_small = small;
+        queued
+    }
+
+    /// Whether nothing that was queued is left to be written.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.queued.is_empty() && self.queued_small.is_empty()
+    }
+
+    /// Writes what is queued. Waits while the receiver's window is full. Cancel safe: dropped while waiting, it goes on with the next
+    /// call.
+    ///
+    /// # Errors
+    /// [`FrameError`]; the stream is of no use afterwards.
+    pub async fn flush(&mut self) -> Result<(), FrameError> {
+        if !self.queued_small.is_empty() {
+            self.queued.push(self.queued_small.split().freeze());
+        }
+        while !self.queued.is_empty() {
+            // What it has written of the last chunk it takes off that.
+            let written = self.stream.write_chunks(&mut self.queued).await?;
+            self.queued.drain(..written.chunks);
+        }
+        Ok(())
     }
 
     /// Says that no more frames follow. What was written is still delivered.

@@ -1,10 +1,9 @@
 //! One stream of a session with one node.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::client::connection::Ear;
@@ -21,10 +20,10 @@ pub(super) struct Link {
     /// Before the node was asked for it.
     pub(super) asked_at: Instant,
     reader: FrameReader,
+    writer: FrameWriter,
+    /// Frames since all was last written.
+    unwritten: usize,
     ear: Ear,
-    frames: mpsc::Sender<Bytes>,
-    /// The task that writes, which ends with this. A frame must be written whole, and reading must not wait for it.
-    _writer: JoinSet<()>,
 }
 
 /// Why a node does not serve the session.
@@ -43,15 +42,15 @@ pub(super) enum AttachError {
 pub(super) enum Happened {
     /// The node says something.
     Event(SessionEvent),
-    /// There is room for a frame.
+    /// All is written: there is room for more.
     Room,
     /// The stream is gone.
     Lost(String),
 }
 
 impl Link {
-    /// Most frames that wait to be written, and most that are written at once.
-    const MAX_FRAMES: usize = 16;
+    /// Most frames that wait to be written.
+    pub(super) const MAX_FRAMES: usize = 16;
 
     /// Asks a peer to serve a session.
     pub(super) async fn attach(
@@ -76,10 +75,7 @@ impl Link {
         let frame = frame.ok_or_else(mismatched)?;
         match codec::decode(&frame) {
             Ok(SessionEvent::Attached { session }) => {
-                let (frames, waiting) = mpsc::channel(Self::MAX_FRAMES);
-                let mut tasks = JoinSet::new();
-                tasks.spawn(write(writer, waiting));
-                Ok(Self { peer, session, asked_at, reader, ear, frames, _writer: tasks })
+                Ok(Self { peer, session, asked_at, reader, writer, unwritten: 0, ear })
             }
             Ok(SessionEvent::Ended(end)) => Err(AttachError::Ended(end)),
             Ok(SessionEvent::Detached(error)) => Err(AttachError::Refused(error)),
@@ -88,8 +84,8 @@ impl Link {
         }
     }
 
-    /// Waits for what happens next; for room only if something is to be sent. Cancel safe.
-    pub(super) async fn next(&mut self, has_to_send: bool) -> Happened {
+    /// Waits for what happens next, and writes meanwhile. Cancel safe.
+    pub(super) async fn next(&mut self) -> Happened {
         tokio::select! {
             frame = self.reader.next() => {
                 self.ear.heard();
@@ -102,9 +98,12 @@ impl Link {
                     Err(error) => Happened::Lost(error.to_string()),
                 }
             },
-            room = self.frames.reserve(), if has_to_send => match room {
-                Ok(_) => Happened::Room,
-                Err(_) => Happened::Lost("the node takes no more".to_owned()),
+            written = self.writer.flush(), if !self.writer.is_flushed() => match written {
+                Ok(()) => {
+                    self.unwritten = 0;
+                    Happened::Room
+                }
+                Err(error) => Happened::Lost(error.to_string()),
             },
             () = self.ear.silence() => Happened::Lost("the node is silent".to_owned()),
         }
@@ -112,24 +111,22 @@ impl Link {
 
     /// Whether there is room for a frame.
     pub(super) fn has_room(&self) -> bool {
-        self.frames.capacity() > 0
+        self.unwritten < Self::MAX_FRAMES
     }
 
-    /// Has a frame written, for which there is room.
+    /// Takes in a frame, for which there is room.
     pub(super) fn send(&mut self, request: &SessionRequest) {
         self.ear.sent();
-        // There is room; and where the stream is gone, reading says so.
-        let _ = self.frames.try_send(codec::encode(request).into());
+        self.unwritten += 1;
+        // What is too large for a frame was refused to who wished it.
+        let _ = self.writer.queue(codec::encode(request).into());
     }
-}
 
-async fn write(mut writer: FrameWriter, mut waiting: mpsc::Receiver<Bytes>) {
-    let mut frames = Vec::with_capacity(Link::MAX_FRAMES);
-    while waiting.recv_many(&mut frames, Link::MAX_FRAMES).await > 0 {
-        if writer.write_all(&frames).await.is_err() {
-            return;
+    /// Writes what can be written at once; the rest, and errors, are left to [`Link::next`].
+    pub(super) fn write(&mut self) {
+        let written = pin!(self.writer.flush()).poll(&mut Context::from_waker(Waker::noop()));
+        if matches!(written, Poll::Ready(Ok(()))) {
+            self.unwritten = 0;
         }
-        frames.clear();
     }
-    writer.finish();
 }

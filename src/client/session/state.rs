@@ -318,10 +318,6 @@ impl State {
         }
     }
 
-    pub(super) fn has_to_send(&self, now_ms: u64) -> bool {
-        self.next_to_send(now_ms).is_some()
-    }
-
     /// The next frame for the stream.
     pub(super) fn send(&mut self, now_ms: u64) -> Option<SessionRequest> {
         match self.next_to_send(now_ms)? {

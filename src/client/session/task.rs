@@ -127,14 +127,13 @@ impl Task {
         while !self.is_done() {
             let now_ms = self.now_ms();
             self.send(now_ms);
-            let has_to_send = self.state.has_to_send(now_ms);
             let deadline = self.state.deadline_ms(now_ms).map(|at| self.started + Duration::from_millis(at));
             tokio::select! {
                 call = self.calls.recv() => match call {
-                    Some(call) => self.take(call),
+                    Some(call) => self.take_all(call),
                     None => return,
                 },
-                news = self.line.next(has_to_send) => self.learn(news),
+                news = self.line.next() => self.learn(news),
                 // An error means that nobody wants to know.
                 _ = async { drop(self.notices.reserve().await) }, if self.state.has_notice() => {
                     let _ = self.state.next_notice().map(|notice| self.notices.try_send(notice));
@@ -161,10 +160,24 @@ impl Task {
     /// Sends what there is to send, as far as there is room.
     fn send(&mut self, now_ms: u64) {
         let Line::Up(link) = &mut self.line else { return };
+        let mut has_sent = false;
         while link.has_room()
             && let Some(request) = self.state.send(now_ms)
         {
             link.send(&request);
+            has_sent = true;
+        }
+        if has_sent {
+            link.write();
+        }
+    }
+
+    /// Takes a call, and others that wait: they are sent together.
+    fn take_all(&mut self, call: Call) {
+        self.take(call);
+        for _ in 1..Link::MAX_FRAMES {
+            let Ok(call) = self.calls.try_recv() else { return };
+            self.take(call);
         }
     }
 
@@ -392,11 +405,11 @@ impl Task {
 
 impl Line {
     /// Waits for what happens next. Cancel safe.
-    async fn next(&mut self, has_to_send: bool) -> News {
+    async fn next(&mut self) -> News {
         match self {
             Self::Down => std::future::pending().await,
             Self::Dialing(dialing) => News::Dialed(dialing.await),
-            Self::Up(link) => News::Link(link.next(has_to_send).await),
+            Self::Up(link) => News::Link(link.next().await),
         }
     }
 }

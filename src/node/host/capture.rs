@@ -2,7 +2,7 @@
 //!
 //! A snapshot that is made in the background costs each entry once more: reading it, and applying it. Where all processors
 //! are busy, that is a sixth of what they do. A small state is read out in less time than applying waits for other
-//! things, so most of its snapshots are made that way, and every eighth as all others are: it begins with one of these,
+//! things, so most of its snapshots are made that way, and every sixteenth as all others are: it begins with one of these,
 //! and must come to the same hash chain.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) const MAX_PAUSE: Duration = Duration::from_millis(10);
 pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// So many snapshots may be read out between two that are made from the log.
-pub(super) const MAX_IN_A_ROW: u32 = 7;
+pub(super) const MAX_IN_A_ROW: u32 = 15;
 
 /// States of a node that are read out and not written yet.
 pub(super) const MAX_CAPTURED: usize = 8;

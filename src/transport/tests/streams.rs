@@ -42,6 +42,42 @@ async fn frames_arrive_whole_and_in_order() {
 }
 
 #[tokio::test]
+async fn what_is_queued_is_written_from_where_it_was_left() {
+    let (send, recv, _open) = one_way().await;
+    let (mut writer, mut reader) = (FrameWriter::new(send, 1 << 20), FrameReader::new(recv, 1 << 20));
+    // Small and large ones, more than the receiver's window has room for.
+    let sizes = [0, 1, 300_000, 700, 1 << 20, 20, 900_000, 8 << 10, 500_000, 3];
+    let frames: Vec<Bytes> = (0u8..).zip(sizes).map(|(fill, size)| vec![fill; size].into()).collect();
+    for frame in &frames {
+        writer.queue(frame.clone()).unwrap();
+    }
+    assert_eq!(
+        writer.queue(vec![0; (1 << 20) + 1].into()),
+        Err(FrameError::TooLarge { size: (1 << 20) + 1, max: 1 << 20 })
+    );
+    let write = async {
+        let mut times = 0;
+        while !writer.is_flushed() {
+            times += 1;
+            tokio::select! {
+                biased;
+                written = writer.flush() => written.unwrap(),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        times
+    };
+    let read = async {
+        assert_eq!(reader.next().await.unwrap().unwrap(), "");
+        for frame in &frames {
+            assert_eq!(reader.next().await.unwrap().unwrap(), frame);
+        }
+    };
+    let (times, ()) = within(async { tokio::join!(write, read) }).await;
+    assert!(times > 1, "it was given up on the way");
+}
+
+#[tokio::test]
 async fn a_frame_too_large_is_refused_by_its_header_alone() {
     let (mut send, recv, _keep) = one_way().await;
     let mut reader = FrameReader::new(recv, 100);

@@ -39,7 +39,7 @@ fn snapshots(bench: &Bench, host: &mut Host, indices: RangeInclusive<u64>) -> Ve
 }
 
 #[test]
-fn all_but_one_in_eight_snapshots_of_a_small_state_are_read_out() {
+fn all_but_one_in_sixteen_snapshots_of_a_small_state_are_read_out() {
     let mut bench = Bench::with_log(&["a", "b"]);
     bench.genesis.config = Bytes::from_static(b"chunk 10");
     let mut host = bench.host(Isolation::Separate);
@@ -47,7 +47,7 @@ fn all_but_one_in_eight_snapshots_of_a_small_state_are_read_out() {
     expected.extend([true; MAX_IN_A_ROW as usize]);
     expected.extend([false, true]);
     // The first begins with nothing, so it does not show that a machine that was restored goes on as it should.
-    let found = snapshots(&bench, &mut host, 4..=14);
+    let found = snapshots(&bench, &mut host, 4..=22);
     assert_eq!(found, expected, "{:?}", host.captures.read_in());
 }
 
