@@ -80,7 +80,7 @@ enum Line {
 }
 
 /// Who was dialed from when on, and what has come of it.
-type Dialed = (PeerId, Instant, Result<Link, AttachError>);
+type Dialed = (PeerId, Instant, Result<Box<Link>, AttachError>);
 
 enum News {
     Dialed(Dialed),
@@ -203,7 +203,7 @@ impl Task {
                 self.peers.succeeded(&peer, true);
                 self.failed.clear();
                 self.state.attached(link.session, self.ms(link.asked_at), now_ms);
-                self.line = Line::Up(Box::new(link));
+                self.line = Line::Up(link);
             }
             News::Dialed((peer, began, Err(AttachError::Call(error)))) => {
                 self.pass_over((&peer, began), error.is_loss(), error.to_string())
@@ -327,7 +327,7 @@ impl Task {
         self.line = Line::Dialing(Box::pin(async move {
             tokio::time::sleep(pause).await;
             let began = Instant::now();
-            let result = Link::attach(&client, peer.clone(), start, timeout).await;
+            let result = Link::attach(&client, peer.clone(), start, timeout).await.map(Box::new);
             (peer, began, result)
         }));
     }
