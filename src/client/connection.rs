@@ -397,7 +397,7 @@ pub(super) mod tests {
         let has_lost = Arc::new(AtomicBool::new(false));
         while let Ok((send, recv)) = connection.accept_bi().await {
             streams.fetch_add(1, Ordering::SeqCst);
-            let has_lost = Arc::clone(&has_lost);
+            let (has_lost, connection) = (Arc::clone(&has_lost), connection.clone());
             tokio::spawn(async move {
                 let (mut writer, mut reader) =
                     (FrameWriter::new(send, MAX_FRAME_BYTES), FrameReader::new(recv, MAX_FRAME_BYTES));
@@ -406,6 +406,10 @@ pub(super) mod tests {
                         Request::Query { request, .. } => match &request[..] {
                             b"too much" => Reply::Failed(RequestError::Overloaded),
                             b"never" => continue,
+                            b"goodbye" => {
+                                connection.go_away().await.unwrap();
+                                Reply::Answered { reply: Ok(request) }
+                            }
                             _ => Reply::Answered { reply: Ok(request) },
                         },
                         Request::SetAccess { expected, .. } if has_lost.swap(true, Ordering::SeqCst) => {
@@ -506,6 +510,22 @@ pub(super) mod tests {
         ear.sent();
         writer.write(&codec::encode(&query("never"))).await.unwrap();
         tokio::time::timeout(TIMEOUT, ear.silence()).await.expect("nothing comes");
+        assert!(client.has_lost(&node));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_says_goodbye_is_passed_over_and_what_it_was_asked_is_answered() {
+        let (client, node, ..) = client_and_node(None);
+        client.call(&node, &query("a"), TIMEOUT).await.unwrap();
+        assert!(client.is_connected(&node) && !client.has_lost(&node));
+        let answer = client.call(&node, &query("goodbye"), TIMEOUT).await.unwrap();
+        assert_eq!(answer, Reply::Answered { reply: Ok(Bytes::from_static(b"goodbye")) });
+        let is_passed_over = async {
+            while client.is_connected(&node) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(TIMEOUT, is_passed_over).await.expect("it has said that it goes");
         assert!(client.has_lost(&node));
     }
 
