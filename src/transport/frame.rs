@@ -241,17 +241,8 @@ impl FrameWriter {
     /// # Errors
     /// [`FrameError`].
     pub async fn write_all(&mut self, frames: &[Bytes]) -> Result<(), FrameError> {
-        let (mut chunks, mut small) = (Vec::new(), BytesMut::new());
-        for frame in frames {
-            self.put_header(frame.len(), &mut small)?;
-            if frame.len() < COALESCE_BELOW_BYTES {
-                small.put_slice(frame);
-            } else {
-                chunks.extend([small.split().freeze(), frame.clone()]);
-            }
-        }
-        chunks.push(small.freeze());
-        Ok(self.stream.write_all_chunks(&mut chunks).await?)
+        frames.iter().try_for_each(|frame| self.queue(frame))?;
+        self.flush().await
     }
 
     /// Takes a frame in for [`FrameWriter::flush`], and writes nothing yet. Other frames are to be written by other means only
@@ -259,13 +250,13 @@ impl FrameWriter {
     ///
     /// # Errors
     /// [`FrameError::TooLarge`].
-    pub fn queue(&mut self, frame: Bytes) -> Result<(), FrameError> {
+    pub fn queue(&mut self, frame: &Bytes) -> Result<(), FrameError> {
         let mut small = std::mem::take(&mut self.queued_small);
         let queued = self.put_header(frame.len(), &mut small);
         if queued.is_ok() && frame.len() < COALESCE_BELOW_BYTES {
-            small.put_slice(&frame);
+            small.put_slice(frame);
         } else if queued.is_ok() {
-            self.queued.extend([small.split().freeze(), frame]);
+            self.queued.extend([small.split().freeze(), frame.clone()]);
         }
         self.queued_small = small;
         queued

@@ -119,7 +119,7 @@ impl Link {
         self.ear.sent();
         self.unwritten += 1;
         // What is too large for a frame was refused to who wished it.
-        let _ = self.writer.queue(codec::encode(request).into());
+        let _ = self.writer.queue(&codec::encode(request).into());
     }
 
     /// Writes what can be written at once; the rest, and errors, are left to [`Link::next`].

@@ -67,8 +67,6 @@ pub(super) struct Task {
     failed: Vec<(PeerId, String)>,
     /// Attempts since the session was last served.
     attempts: u32,
-    /// Which session, whether it is suspended and whether it has ended, as was last told.
-    published: (Option<SessionId>, bool, bool),
     alarm: Alarm,
 }
 
@@ -116,7 +114,6 @@ impl Task {
             readers: BTreeMap::new(),
             failed: Vec::new(),
             attempts: 0,
-            published: (None, false, false),
             alarm: Alarm::new(),
         }
     }
@@ -393,8 +390,12 @@ impl Task {
 
     fn publish(&mut self) {
         let (session, is_suspended, ending) = (self.state.session(), self.state.is_suspended(), self.state.ending());
-        let new = (session, is_suspended, ending.is_some());
-        if std::mem::replace(&mut self.published, new) != new {
+        let is_news = |status: &Status| {
+            let has_ended = ending.is_some() && status.failure.is_none();
+            has_ended || (status.session, status.is_suspended) != (session, is_suspended)
+        };
+        // To look is cheaper than to ask for a change, and there hardly ever is one.
+        if is_news(&self.status.borrow()) {
             self.status.send_modify(|status| {
                 (status.session, status.is_suspended) = (session, is_suspended);
                 status.failure = status.failure.take().or_else(|| ending.cloned().map(SessionFailure::Ended));

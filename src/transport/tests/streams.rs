@@ -49,10 +49,10 @@ async fn what_is_queued_is_written_from_where_it_was_left() {
     let sizes = [0, 1, 300_000, 700, 1 << 20, 20, 900_000, 8 << 10, 500_000, 3];
     let frames: Vec<Bytes> = (0u8..).zip(sizes).map(|(fill, size)| vec![fill; size].into()).collect();
     for frame in &frames {
-        writer.queue(frame.clone()).unwrap();
+        writer.queue(frame).unwrap();
     }
     assert_eq!(
-        writer.queue(vec![0; (1 << 20) + 1].into()),
+        writer.queue(&vec![0; (1 << 20) + 1].into()),
         Err(FrameError::TooLarge { size: (1 << 20) + 1, max: 1 << 20 })
     );
     let write = async {
